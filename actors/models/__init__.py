@@ -1,0 +1,132 @@
+"""Who owns weights: contracts and tables of frame scorers and answerers.
+
+A table holds a maker, called in the actor's constructor; it imports its heavy library inside. `describe`
+runs on the driver: it reads configuration, never weights.
+
+Shape letters: N frames, H W pixels, E embedding, P texts, Q queries.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.budget import Plan
+from pipeline.config import AnswerConfig, CompressConfig, ScoreConfig
+from pipeline.frames import Frames, FrameSize
+from pipeline.queries import Query
+
+Device = Literal["cpu", "cuda"]
+Floats = npt.NDArray[np.float32]
+
+
+class FrameScorer(Protocol):
+    """How relevant is a frame to a text. Query-independent work is done once per frame, in `embed_frames`."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Return [P, E'] float32, one row per text."""
+        ...
+
+    def embed_frames(self, data_NHWC: npt.NDArray[np.uint8]) -> Floats:
+        """Return [N, E] float32; a frame's row does not depend on its neighbours in the batch."""
+        ...
+
+    def relevance(self, embeddings_NE: Floats, texts_PE: Floats) -> Floats:
+        """Return [N, P] float32 in [0, 1]; 0.5 is the scorer's own best guess of the yes/no border."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerFacts:
+    """What the driver must know of a scorer before a weight is loaded."""
+
+    name: str
+    """Goes to the rows: table entry, model and revision in one line."""
+    frame_size: FrameSize
+    """Size the frames are decoded at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerEntry:
+    """One line of FRAME_SCORERS."""
+
+    describe: Callable[[ScoreConfig], ScorerFacts]
+    make: Callable[[ScoreConfig, Device], FrameScorer]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One query put to one window."""
+
+    query: Query
+    plan: Plan
+    relevance_N: Floats
+    """Relevance of every sampled frame to the query's text, smoothed."""
+    choices_NC: Floats
+    """Relevance of every sampled frame to each choice; no columns unless the query has choices."""
+    threshold: float
+    """Relevance from which a frame counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowView:
+    """What an answerer sees of one window."""
+
+    start_s: float
+    end_s: float
+    pts_s_N: npt.NDArray[np.float64]
+    """Times of all sampled frames."""
+    evidence_index: Sequence[int]
+    """Which sampled frames `evidence` shows; empty for answerers that need no pixels."""
+    evidence: Frames | None
+    """The evidence frames at the answerer's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One query answered on one window; `error` set = refused, with the reason."""
+
+    answer: str
+    confidence: float
+    """In [0, 1]; docs/answers.md says what it means for each kind."""
+    spans: Sequence[tuple[float, float, float]] = ()
+    """Half-open spans (start_s, end_s, score), best first."""
+    evidence: Sequence[tuple[float, float, int]] = ()
+    """Frames the answer rests on (pts_s, score, visual tokens spent), in time order."""
+    tokens_dense: int = 0
+    """Visual tokens that all sampled frames at full resolution would have cost."""
+    tokens_used: int = 0
+    """Visual tokens really spent."""
+    error: str = ""
+    """Why there is no answer; the row's error_message."""
+
+
+class Answerer(Protocol):
+    """Answers every query of one window; never raises for one bad query, returns its `error` instead."""
+
+    def answer(self, window: WindowView, asks: Sequence[Ask]) -> list[Answer]:
+        """Return one Answer per ask, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnswererFacts:
+    """What the driver must know of an answerer before a weight is loaded."""
+
+    name: str
+    """Goes to the rows as `model`; empty when no language model is named."""
+    revision: str
+    tokens_per_frame: int
+    """Visual tokens of one frame at full resolution; 0 = needs no pixels, spends no tokens."""
+    frame_size: FrameSize | None
+    """Size the evidence frames are decoded at; None = needs no pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswererEntry:
+    """One line of ANSWERERS."""
+
+    describe: Callable[[AnswerConfig], AnswererFacts]
+    make: Callable[[AnswerConfig, CompressConfig, Device], Answerer]

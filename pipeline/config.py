@@ -1,0 +1,186 @@
+"""Every setting of a job: one frozen tree, units in the names, ranges in the types, unknown keys refused.
+
+The command line is derived from these classes; a field's docstring is its help text.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+
+STRICT = ConfigDict(extra="forbid")
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class PoolConfig:
+    """How many processes of one stage may hold a model at the same time."""
+
+    min_size: Count = 1
+    """Actors kept alive while the stage has work; the job does not start before these can be placed."""
+    max_size: Count = 1
+    """Actors the pool may grow to when work piles up."""
+    num_cpus: Positive = 0.5
+    """CPUs reserved per actor where no GPU is used (a reservation, not a limit)."""
+    num_gpus: Annotated[float, Field(ge=0)] = 1.0
+    """GPUs reserved per actor on clusters that have GPUs; fractions let two small models share one."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds against each other."""
+        if self.max_size < self.min_size:
+            msg = (
+                f"pool max_size {self.max_size} is below min_size {self.min_size}; raise max_size"
+                " or lower min_size"
+            )
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class WindowConfig:
+    """How a video is cut into the units of scheduling, retry and commit."""
+
+    length_s: Positive = 300.0
+    """Seconds of one window; a window's frames are in memory at the same time."""
+    sample_fps: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Frames looked at per second of video; more finds shorter events and costs as much more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class DecodeConfig:
+    """How pictures are read out of a file."""
+
+    decoder: str = "pyav"
+    """Entry of DECODERS, or `package.module:function`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class ScoreConfig:
+    """How relevant each frame is to each question."""
+
+    scorer: str = "auto"
+    """Entry of FRAME_SCORERS, or `package.module:maker`; auto = embedded without a model, else dual-encoder."""
+    model: str = ""
+    """Folder or hub id of a CLIP- or SigLIP-like dual encoder; empty = the embedded default."""
+    revision: str = ""
+    """Commit or tag of a hub model; pin it to make runs repeatable."""
+    smooth_s: Annotated[float, Field(ge=0)] = 3.0
+    """Width of the triangular smoothing of relevance over time; 0 = none."""
+    threshold: Fraction = 0.5
+    """Relevance from which a frame belongs to a span (`find`) or speaks for yes (`flag`)."""
+    pool: PoolConfig = PoolConfig()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class PlanConfig:
+    """How the visual tokens of one (window, query) are spent."""
+
+    router: str = "rules"
+    """Entry of ROUTERS, or `package.module:function`."""
+    budget_tokens: Count = 8192
+    """Visual tokens one (window, query) may spend when the query names no budget of its own."""
+    scale_global: Count = 2
+    """Token divisor of every frame on the global route (VideoRouter s_g)."""
+    scale_relevant: Count = 1
+    """Token divisor of relevant frames on the fragment route (VideoRouter s_1)."""
+    scale_background: Count = 4
+    """Token divisor of the other frames on the fragment route (VideoRouter s_0)."""
+    max_evidence: Count = 8
+    """Evidence frames listed per answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class CompressConfig:
+    """How a frame's visual tokens are brought down to its plan."""
+
+    compressor: str = "uniform"
+    """Entry of TOKEN_COMPRESSORS, or `package.module:function`."""
+    prune_ratio: Fraction = 0.7
+    """Share of a comparable frame's tokens that temporal methods throw away (DyCoke K)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class AnswerConfig:
+    """Who answers, and how long it may talk."""
+
+    model: str = ""
+    """Folder or hub id of a video language model; empty = answer from relevance alone (no `ask`)."""
+    revision: str = ""
+    """Commit or tag of a hub model; pin it to make runs repeatable."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights; auto = bfloat16 where the device computes in it."""
+    frame_px: Annotated[int, Field(ge=16, le=4096)] = 448
+    """Longest side of the evidence frames handed to the model."""
+    max_new_tokens: Count = 64
+    """Longest free-text answer, in text tokens."""
+    pool: PoolConfig = PoolConfig()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class SinkConfig:
+    """How results reach the output folder."""
+
+    windows_per_part: Count = 32
+    """Windows written and committed together; fewer lose less in a crash and make more files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class JobConfig:
+    """Settings of the main job."""
+
+    window: WindowConfig = WindowConfig()
+    decode: DecodeConfig = DecodeConfig()
+    score: ScoreConfig = ScoreConfig()
+    plan: PlanConfig = PlanConfig()
+    compress: CompressConfig = CompressConfig()
+    answer: AnswerConfig = AnswerConfig()
+    sink: SinkConfig = SinkConfig()
+    aggregator: str = "strongest-window"
+    """Entry of AGGREGATORS, or `package.module:function`: how a video's windows become its verdict."""
+    max_failed_fraction: Fraction = 1.0
+    """Share of rows that may fail before the job ends with exit code 1."""
+
+
+def dump(config: JobConfig) -> dict[str, Any]:
+    """Return the whole tree as plain JSON values."""
+    return TypeAdapter(JobConfig).dump_python(config, mode="json")
+
+
+def load(values: dict[str, Any]) -> JobConfig:
+    """Return the tree that `dump` wrote.
+
+    Raises:
+        ConfigError: a key is unknown or a value is out of range.
+    """
+    try:
+        return TypeAdapter(JobConfig).validate_python(values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def fingerprint(config: JobConfig) -> str:
+    """Return 12 hex digits over the settings that change results (not pools, part sizes, tolerances)."""
+    values = dump(config)
+    for key in ("sink", "max_failed_fraction"):
+        values.pop(key)
+    for stage in ("score", "answer"):
+        values[stage].pop("pool")
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return one `path: old -> new` line per setting that differs between two dumps."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType]
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines

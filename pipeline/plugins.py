@@ -1,0 +1,34 @@
+"""Looking up an entry of a plug-in table, on the driver, before Ray starts.
+
+A table is a plain dict from a name to a function (or to a maker, where weights are owned). Outsiders name
+their own as `package.module:function`; nothing has to be registered anywhere.
+"""
+
+import difflib
+import pkgutil
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pipeline.errors import ConfigError
+
+Entry = TypeVar("Entry")
+
+
+def find(table: Mapping[str, Entry], name: str, table_name: str) -> Entry:
+    """Return the entry called `name`, or the object at an import path `package.module:attribute`.
+
+    Raises:
+        ConfigError: no such entry, or the import path leads nowhere.
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        try:
+            return pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            msg = f"{table_name}: cannot import {name!r} ({error}); check the path and that the job ships the module"
+            raise ConfigError(msg) from error
+    close = difflib.get_close_matches(name, table, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    msg = f"{table_name} has no entry {name!r}; known: {', '.join(sorted(table))}{hint}"
+    raise ConfigError(msg)

@@ -1,0 +1,250 @@
+"""The columns at every arrow of the flow, as Arrow schemas of plain types any engine can read.
+
+A row between two stages is a Python dict; a numpy array inside it travels as the struct ARRAY, so that no
+Ray tensor type and no pickle ever reaches a block or a file. Every schema ends in `error_type` and
+`error_message`: empty means good, and a failed row has the same columns as a good one.
+
+Units are in the names: `_s` seconds (all times are presentation times counted from the video's start,
+spans are half-open), `_px` pixels, `_bytes`, `_tokens`.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+Row = dict[str, Any]
+
+ARRAY = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.large_binary())])
+SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("score", pa.float32())])
+EVIDENCE = pa.struct([("pts_s", pa.float64()), ("score", pa.float32()), ("tokens", pa.int32())])
+PLAN = pa.struct(
+    [
+        ("query_id", pa.string()),
+        ("route", pa.string()),
+        ("route_confidence", pa.float32()),
+        ("reason", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("error_message", pa.string()),
+    ]
+)
+
+_ERROR = [("error_type", pa.string()), ("error_message", pa.string())]
+_KEY = [("video_id", pa.string()), ("version", pa.string()), ("uri", pa.string())]
+_SPAN_OF_WINDOW = [("start_s", pa.float64()), ("end_s", pa.float64())]
+
+# --- written to disk ---------------------------------------------------------------------------------
+
+VIDEOS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        *_KEY,
+        ("size_bytes", pa.int64()),
+        ("status", pa.string()),
+        ("note", pa.string()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("rotation_deg", pa.int32()),
+        ("fps", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("num_windows", pa.int32()),
+        ("probe_s", pa.float32()),
+        *_ERROR,
+    ]
+)
+"""One row per file found. `status` is ok, truncated, damaged, unreadable or no_video; width and height are as
+displayed (after rotation); `duration_s` is what can really be decoded; `note` says what a usable file lacks."""
+
+FRAMES = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("video_id", pa.string()),
+        ("version", pa.string()),
+        ("pts_s", pa.float64()),
+        ("novelty", pa.float32()),
+        ("scorer", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+"""One row per sampled frame: the index that later jobs reuse. `novelty` is the mean absolute luma change against
+the sampled frame before it, in [0, 1]; the first frame of a window has 1."""
+
+ANSWERS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("window_id", pa.string()),
+        *_KEY,
+        *_SPAN_OF_WINDOW,
+        ("query_id", pa.string()),
+        ("query", pa.string()),
+        ("kind", pa.string()),
+        ("answer", pa.string()),
+        ("confidence", pa.float32()),
+        ("spans", pa.list_(SPAN)),
+        ("evidence", pa.list_(EVIDENCE)),
+        ("route", pa.string()),
+        ("route_confidence", pa.float32()),
+        ("plan_reason", pa.string()),
+        ("frames_planned", pa.int32()),
+        ("frames_seen", pa.int32()),
+        ("tokens_dense", pa.int64()),
+        ("tokens_used", pa.int64()),
+        ("scorer", pa.string()),
+        ("compressor", pa.string()),
+        ("model", pa.string()),
+        ("model_revision", pa.string()),
+        ("decode_s", pa.float32()),
+        ("score_s", pa.float32()),
+        ("answer_s", pa.float32()),
+        *_ERROR,
+    ]
+)
+"""One row per (window, query)."""
+
+VERDICTS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        *_KEY,
+        ("query_id", pa.string()),
+        ("query", pa.string()),
+        ("kind", pa.string()),
+        ("answer", pa.string()),
+        ("confidence", pa.float32()),
+        ("spans", pa.list_(SPAN)),
+        ("evidence", pa.list_(EVIDENCE)),
+        ("num_windows", pa.int32()),
+        ("num_failed_windows", pa.int32()),
+        ("tokens_dense", pa.int64()),
+        ("tokens_used", pa.int64()),
+        *_ERROR,
+    ]
+)
+"""One row per (video, query)."""
+
+TABLES = {"videos": VIDEOS, "frames": FRAMES, "answers": ANSWERS, "verdicts": VERDICTS}
+
+# --- between stages ----------------------------------------------------------------------------------
+
+FILE = pa.schema([*_KEY, ("size_bytes", pa.int64()), ("etag", pa.string()), *_ERROR])
+"""One object or file found by listing."""
+
+_WINDOW = [
+    ("window_id", pa.string()),
+    *_KEY,
+    *_SPAN_OF_WINDOW,
+    ("query_ids", pa.list_(pa.string())),
+    ("write_frames", pa.bool_()),
+]
+WINDOW = pa.schema([*_WINDOW, *_ERROR])
+"""One span of one video, no pixels. `query_ids` are the queries still to be answered here; `write_frames` is false
+when the frame index already holds this window."""
+
+_SAMPLED = [
+    ("frames_planned", pa.int32()),
+    ("pts_s", pa.list_(pa.float64())),
+    ("novelty", pa.list_(pa.float32())),
+    ("decode_s", pa.float32()),
+]
+DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), *_ERROR])
+"""A window with its sampled frames, uint8 [N, H, W, 3] at the scorer's size."""
+
+_SCORED = [("embedding", ARRAY), ("relevance", ARRAY), ("score_s", pa.float32())]
+SCORED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_ERROR])
+"""Pixels are gone; float32 embedding [N, E] and relevance [N, P], P texts as `queries.texts` orders them."""
+
+_PLANNED = [("plans", pa.list_(PLAN))]
+PLANNED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED, *_ERROR])
+"""One plan per query of the window; `tokens` has one entry per sampled frame."""
+
+EVIDENCE_FRAMES = pa.schema(
+    [
+        *_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED,
+        ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY), *_ERROR,
+    ]
+)  # fmt: skip
+"""Frames any plan spends tokens on, decoded again at the answerer's size; `evidence_index` points into `pts_s`."""
+
+ANSWERED = pa.schema(
+    [*_WINDOW, *_SAMPLED, ("embedding", ARRAY), ("answers", pa.list_(pa.struct(list(ANSWERS)))), *_ERROR]
+)
+"""A window with one complete answer row per query."""
+
+PART = pa.schema(
+    [
+        ("part_id", pa.string()),
+        ("files", pa.list_(pa.struct([("table", pa.string()), ("staged", pa.string())]))),
+        ("window_ids", pa.list_(pa.string())),
+        ("num_rows", pa.int64()),
+        ("num_failed", pa.int64()),
+        ("counters", pa.string()),
+    ]
+)
+"""What a writer hands to the driver: where its staged files lie and what they hold. `counters` is JSON."""
+
+
+def pack(array: np.ndarray) -> Row:
+    """Return an array as a value of the struct ARRAY, without copying a contiguous one."""
+    array = np.ascontiguousarray(array)
+    return {
+        "shape": list(array.shape),
+        "dtype": array.dtype.str,
+        "data": array.data.cast("B") if array.size else b"",
+    }
+
+
+def unpack(value: Row) -> np.ndarray:
+    """Return the read-only array that `pack` stored."""
+    return np.frombuffer(value["data"], dtype=np.dtype(value["dtype"])).reshape(value["shape"])
+
+
+def default(kind: pa.DataType) -> Any:
+    """Return the value a column has in a row that failed before it was filled."""
+    if pa.types.is_string(kind):
+        return ""
+    if pa.types.is_list(kind):
+        return []
+    if pa.types.is_boolean(kind):
+        return False
+    if kind == ARRAY:
+        return pack(np.zeros((0,), np.float32))
+    return 0
+
+
+def fill(row: Row, schema: pa.Schema) -> Row:
+    """Return the row with exactly the columns of a schema: extra ones dropped, missing ones at their default."""
+    return {field.name: row[field.name] if field.name in row else default(field.type) for field in schema}
+
+
+def to_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table of exactly this schema.
+
+    Raises:
+        pyarrow.ArrowInvalid: a value does not fit its column.
+    """
+    filled = [fill(row, schema) for row in rows]
+    return pa.Table.from_pylist(filled, schema=schema)
+
+
+def to_rows(table: pa.Table) -> Iterator[Row]:
+    """Yield a table's rows as dicts; ARRAY columns keep pointing into the table's memory."""
+    columns: dict[str, Any] = {}
+    for field in table.schema:
+        column = table.column(field.name)
+        columns[field.name] = _views(column) if field.type == ARRAY else column.to_pylist()
+    for index in range(table.num_rows):
+        yield {name: values[index] for name, values in columns.items()}
+
+
+def _views(column: pa.ChunkedArray) -> list[Row]:
+    """Return an ARRAY column as structs whose data is a view, not a copy."""
+    found: list[Row] = []
+    for value in column:
+        struct = cast("pa.StructScalar", value)
+        data = struct["data"].as_buffer()
+        found.append(
+            {"shape": struct["shape"].as_py(), "dtype": struct["dtype"].as_py(), "data": data or b""}
+        )
+    return found

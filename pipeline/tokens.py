@@ -1,0 +1,75 @@
+"""The visual tokens of one clip, and the contract of everything that shortens them.
+
+Shape letters: N tokens, D hidden size, T frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class VisualTokens:
+    """Tokens of T frames after the projector, in time and raster order."""
+
+    values_ND: torch.Tensor
+    """[N, D] floating point: what enters the language model."""
+    source_N: torch.Tensor
+    """[N] int64, strictly increasing: index of the token (for merging methods: of the first merged token) in the
+    uncompressed sequence. Position encodings, plots and tests read it."""
+    weight_N: torch.Tensor
+    """[N] float32: how many original tokens each one stands for (1 unless merged)."""
+    num_per_frame: int
+    """Tokens of one uncompressed frame; frame of a token = source // num_per_frame."""
+    grid: tuple[int, int]
+    """Rows and columns of one uncompressed frame; rows x columns = num_per_frame."""
+
+    def __post_init__(self) -> None:
+        """Refuse tensors whose lengths disagree."""
+        lengths = (len(self.values_ND), len(self.source_N), len(self.weight_N))
+        if len(set(lengths)) != 1:
+            msg = f"values, source and weight must have one length, found {lengths}"
+            raise ValueError(msg)
+        if self.grid[0] * self.grid[1] != self.num_per_frame:
+            msg = f"grid {self.grid} does not hold {self.num_per_frame} tokens"
+            raise ValueError(msg)
+
+    @property
+    def frame_N(self) -> torch.Tensor:
+        """[N] int64: the frame each token comes from."""
+        return self.source_N // self.num_per_frame
+
+    def __repr__(self) -> str:
+        """Show shapes, never values."""
+        return f"VisualTokens(values={tuple(self.values_ND.shape)}, per_frame={self.num_per_frame}, grid={self.grid})"
+
+
+class CompressFn(Protocol):
+    """Shorten a clip to its plan: at most `plan_T[t]` tokens of frame t, 0 drops the frame.
+
+    Input holds every token of T = len(plan_T) frames. Output is sorted by `source_N`, a plan that asks for
+    everything returns the input bit for bit, and the same input gives the same output.
+    """
+
+    def __call__(
+        self, tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float
+    ) -> VisualTokens: ...
+
+
+def whole_frames(values_TND: torch.Tensor, grid: tuple[int, int]) -> VisualTokens:
+    """Return the uncompressed tokens of T frames, given as [T, tokens per frame, D].
+
+    Raises:
+        ValueError: the grid does not hold the tokens of a frame.
+    """
+    frames, per_frame, hidden = values_TND.shape
+    count = frames * per_frame
+    return VisualTokens(
+        values_ND=values_TND.reshape(count, hidden),
+        source_N=torch.arange(count),
+        weight_N=torch.ones(count),
+        num_per_frame=per_frame,
+        grid=grid,
+    )
