@@ -1,9 +1,26 @@
-"""How many visual tokens each frame of a window gets: integers, pure, never over budget."""
+"""How many visual tokens each frame of a window gets: integers, pure, never over budget.
+
+The paper gives the two policies and their token accounts, not the code; the planner below reproduces the accounts
+(64 frames of 256 tokens: 8,192 on the global route, 7,168 on the fragment route with 16 relevant frames).
+
+Shape letters: N sampled frames of one window.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import AnswerError
+
 RouteName = Literal["global", "fragment"]
+Indices = npt.NDArray[np.int64]
+
+MIN_ROUTE_CONFIDENCE = 0.6
+"""A route less certain than this is not followed: the window is shown as a whole."""
+MAX_RELEVANT_SHARE = 0.8
+"""When more frames than this are relevant, and they do not all fit, relevance cannot choose between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +32,157 @@ class Plan:
     """Tokens of each sampled frame; 0 = not shown to the model."""
     reason: str
     """Why this plan and not another; goes to the row."""
+
+
+def plan_tokens(
+    relevance_N: npt.ArrayLike,
+    *,
+    route: RouteName,
+    route_confidence: float,
+    tokens_per_frame: int,
+    budget_tokens: int,
+    threshold: float,
+    scale_global: int,
+    scale_relevant: int,
+    scale_background: int,
+    max_relevant_share: float = MAX_RELEVANT_SHARE,
+) -> Plan:
+    """Return the tokens of each frame; their sum never exceeds `budget_tokens`.
+
+    VideoRouter (arXiv 2605.08848, budget-constrained allocation). A scale divides the number of tokens of a frame,
+    not the side of its grid (its account of uniform pooling, 64 x 128 = 8,192 at scale 2, fixes this), rounded
+    down, at least 1.
+
+    - global: every frame at `scale_global`; when that is too much, frames at equal distances that fit.
+    - fragment: frames at or above `threshold` at `scale_relevant`, then as many others as the rest of the budget
+      holds at `scale_background`; when the relevant frames alone are too much, some of them at equal distances.
+
+    Where the paper is silent: background frames are taken where the gap to the frames already shown is largest
+    (ties: more relevant, then earlier), so that the model also sees what surrounds the answer. The fragment route
+    falls back to global when the router is not certain, when no frame is relevant, and when more than
+    `max_relevant_share` of them are and do not all fit (pass 1.0 for the paper's own account, which samples them).
+    A budget below one frame at the scale the route asks for buys a frame at a coarser one of the three scales.
+
+    Args:
+        relevance_N: [N] relevance in [0, 1].
+        route: what the router says.
+        route_confidence: how sure it is, in [0, 1].
+        tokens_per_frame: tokens of one frame at full resolution, 1 or more.
+        budget_tokens: most tokens that may be spent.
+        threshold: relevance from which a frame is relevant (the paper has "above", spans have "from").
+        scale_global: divisor of every frame on the global route (s_g).
+        scale_relevant: divisor of relevant frames (s_1).
+        scale_background: divisor of the others (s_0).
+        max_relevant_share: share of relevant frames above which relevance is taken for uninformative.
+
+    Raises:
+        AnswerError: the budget does not buy one frame even at the coarsest scale.
+    """
+    if tokens_per_frame < 1:
+        msg = (
+            f"a plan needs a model with visual tokens, found {tokens_per_frame} per frame; use plan_evidence"
+        )
+        raise ValueError(msg)
+    scores_N = np.asarray(relevance_N, dtype=np.float64)
+    relevant = np.flatnonzero(scores_N >= threshold)
+    sizes = [max(1, tokens_per_frame // scale) for scale in (scale_global, scale_relevant, scale_background)]
+    if min(sizes) > budget_tokens:
+        msg = (
+            f"a budget of {budget_tokens} tokens does not buy one frame: the smallest costs {min(sizes)}"
+            f" ({tokens_per_frame} per frame at scales {scale_global}, {scale_relevant}, {scale_background});"
+            " raise budget_tokens or a scale"
+        )
+        raise AnswerError(msg)
+    size_global, size_relevant, size_background = (
+        max(size for size in sizes if size <= min(wanted, budget_tokens)) for wanted in sizes
+    )
+    if route == "fragment":
+        room = budget_tokens // size_relevant
+        fallback = _distrust(route_confidence, len(relevant), len(scores_N), room, max_relevant_share)
+        if not fallback:
+            return _plan_fragment(scores_N, relevant, budget_tokens, size_relevant, size_background)
+    else:
+        fallback = ""
+    shown = _evenly(len(scores_N), budget_tokens // size_global)
+    tokens_N = np.zeros(len(scores_N), dtype=np.int64)
+    tokens_N[shown] = size_global
+    reason = f"{fallback}{len(shown)} of {len(scores_N)} frames at {size_global} tokens"
+    return Plan("global", tuple(tokens_N.tolist()), reason)
+
+
+def plan_evidence(relevance_N: npt.ArrayLike, max_evidence: int) -> tuple[int, ...]:
+    """Return the indices of the most relevant frames, in time order, for answerers that spend no tokens.
+
+    Where the last places go to frames of equal relevance, frames at equal distances among these are taken, so
+    that a plateau shows its whole length.
+    """
+    scores_N = np.asarray(relevance_N, dtype=np.float64)
+    if not 0 < max_evidence < len(scores_N):
+        return tuple(range(len(scores_N))) if max_evidence > 0 else ()
+    lowest = np.sort(scores_N)[-max_evidence]
+    above = np.flatnonzero(scores_N > lowest)
+    level = np.flatnonzero(scores_N == lowest)
+    chosen = np.concatenate([above, level[_evenly(len(level), max_evidence - len(above))]])
+    return tuple(np.sort(chosen).tolist())
+
+
+def _plan_fragment(
+    scores_N: npt.NDArray[np.float64],
+    relevant: Indices,
+    budget_tokens: int,
+    size_relevant: int,
+    size_background: int,
+) -> Plan:
+    """Return the plan of the fragment route: relevant frames first, the rest of the budget for the others."""
+    shown = relevant[_evenly(len(relevant), budget_tokens // size_relevant)]
+    others = np.zeros(0, dtype=np.int64)
+    if len(shown) == len(relevant):
+        left_tokens = budget_tokens - len(shown) * size_relevant
+        others = _fill_gaps(shown, scores_N, left_tokens // size_background)
+    tokens_N = np.zeros(len(scores_N), dtype=np.int64)
+    tokens_N[shown] = size_relevant
+    tokens_N[others] = size_background
+    reason = (
+        f"{len(shown)} of {len(relevant)} relevant frames at {size_relevant} tokens,"
+        f" {len(others)} of {len(scores_N) - len(relevant)} others at {size_background}"
+    )
+    return Plan("fragment", tuple(tokens_N.tolist()), reason)
+
+
+def _distrust(
+    confidence: float, num_relevant: int, num_frames: int, room: int, max_relevant_share: float
+) -> str:
+    """Return why the fragment route is not followed, or nothing."""
+    if confidence < MIN_ROUTE_CONFIDENCE:
+        return f"fragment route not certain ({confidence:.2f} < {MIN_ROUTE_CONFIDENCE}): "
+    if num_relevant == 0:
+        return "no relevant frame: "
+    if num_relevant > max(room, max_relevant_share * num_frames):
+        return f"relevance does not choose ({num_relevant} of {num_frames} frames): "
+    return ""
+
+
+def _evenly(num_items: int, num_wanted: int) -> Indices:
+    """Return up to `num_wanted` of 0 .. num_items - 1 at equal distances: the middles of equal stretches.
+
+    For 8 items and 3 wanted the stretches are [0, 2.67), [2.67, 5.33), [5.33, 8) and the middles 1, 4, 6.
+    """
+    if num_wanted >= num_items:
+        return np.arange(num_items)
+    return (2 * np.arange(num_wanted) + 1) * num_items // (2 * num_wanted) if num_wanted else np.arange(0)
+
+
+def _fill_gaps(shown: Indices, scores_N: npt.NDArray[np.float64], room: int) -> Indices:
+    """Return up to `room` frames not in `shown`, each one the farthest from all chosen before it."""
+    num_frames = len(scores_N)
+    if room >= num_frames - len(shown):
+        return np.setdiff1d(np.arange(num_frames), shown)
+    frames_N = np.arange(num_frames)
+    gap_N = np.abs(frames_N[:, None] - shown).min(axis=1)
+    chosen: list[int] = []
+    for _ in range(room):
+        farthest = np.flatnonzero(gap_N == gap_N.max())
+        frame = int(farthest[np.argmax(scores_N[farthest])])
+        chosen.append(frame)
+        gap_N = np.minimum(gap_N, np.abs(frames_N - frame))
+    return np.asarray(chosen, dtype=np.int64)

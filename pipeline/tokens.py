@@ -50,7 +50,7 @@ class CompressFn(Protocol):
     """Shorten a clip to its plan: at most `plan_T[t]` tokens of frame t, 0 drops the frame.
 
     Input holds every token of T = len(plan_T) frames. Output is sorted by `source_N`, a plan that asks for
-    everything returns the input bit for bit, and the same input gives the same output.
+    everything with `prune_ratio` 0 returns the input bit for bit, and the same input gives the same output.
     """
 
     def __call__(
@@ -68,8 +68,46 @@ def whole_frames(values_TND: torch.Tensor, grid: tuple[int, int]) -> VisualToken
     count = frames * per_frame
     return VisualTokens(
         values_ND=values_TND.reshape(count, hidden),
-        source_N=torch.arange(count),
-        weight_N=torch.ones(count),
+        source_N=torch.arange(count, device=values_TND.device),
+        weight_N=torch.ones(count, device=values_TND.device),
         num_per_frame=per_frame,
         grid=grid,
     )
+
+
+def by_frame(tokens: VisualTokens, num_frames: int) -> torch.Tensor:
+    """Return the values of uncompressed tokens as a view [num_frames, tokens per frame, D].
+
+    Raises:
+        ValueError: these are not all tokens of this many frames.
+    """
+    if len(tokens.values_ND) != num_frames * tokens.num_per_frame:
+        msg = (
+            f"a plan for {num_frames} frames of {tokens.num_per_frame} tokens needs all"
+            f" {num_frames * tokens.num_per_frame} of them, found {len(tokens.values_ND)}"
+        )
+        raise ValueError(msg)
+    return tokens.values_ND.reshape(num_frames, tokens.num_per_frame, tokens.values_ND.shape[1])
+
+
+def take(tokens: VisualTokens, index_M: torch.Tensor) -> VisualTokens:
+    """Return the tokens at the given places, int64 [M]."""
+    return VisualTokens(
+        values_ND=tokens.values_ND[index_M],
+        source_N=tokens.source_N[index_M],
+        weight_N=tokens.weight_N[index_M],
+        num_per_frame=tokens.num_per_frame,
+        grid=tokens.grid,
+    )
+
+
+def join(parts: Sequence[VisualTokens]) -> VisualTokens:
+    """Return the tokens of several parts of one clip, at least one, in the order of `source_N`."""
+    joined = VisualTokens(
+        values_ND=torch.cat([part.values_ND for part in parts]),
+        source_N=torch.cat([part.source_N for part in parts]),
+        weight_N=torch.cat([part.weight_N for part in parts]),
+        num_per_frame=parts[0].num_per_frame,
+        grid=parts[0].grid,
+    )
+    return take(joined, torch.argsort(joined.source_N))

@@ -1,0 +1,12 @@
+"""Ways to bring a clip's visual tokens down to its plan."""
+
+from pipeline.compress.dycoke import prune_similar
+from pipeline.compress.none import keep_whole
+from pipeline.compress.uniform import pool_grid
+from pipeline.tokens import CompressFn
+
+TOKEN_COMPRESSORS: dict[str, CompressFn] = {
+    "none": keep_whole,
+    "uniform": pool_grid,
+    "dycoke": prune_similar,
+}

@@ -1,0 +1,95 @@
+"""Fewer tokens per frame by averaging neighbours on the grid.
+
+Shape letters: N tokens, D hidden size, T frames, F frames of one plan, R C rows and columns of a frame's grid,
+I J rows and columns after pooling.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from pipeline.tokens import VisualTokens, by_frame, join, take
+
+MAX_STRETCH = 2.0
+"""How many times harder one side of the grid may be pooled than the other."""
+
+
+def pool_grid(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
+    """Return each frame averaged to the finest grid that its plan holds (see `pooled_grid`).
+
+    VideoRouter (arXiv 2605.08848) pools spatially and gives token counts only; averaging over equal cells and the
+    shape of the grid are ours. Cells never overlap, so weights (tokens per cell) sum to the tokens of a frame;
+    `torch.nn.functional.adaptive_avg_pool2d` gives the same values where the grid divides and overlapping cells
+    where it does not. A frame whose plan holds all its tokens is passed on untouched. Sums are taken in float32 or
+    wider. `prune_ratio` is not used. O(N D) time and memory.
+    """
+    del prune_ratio
+    values_TND = by_frame(tokens, len(plan_T))
+    if all(plan >= tokens.num_per_frame for plan in plan_T):
+        return tokens
+    frames_of: dict[int, list[int]] = {}
+    for frame, plan in enumerate(plan_T):
+        if plan > 0:
+            frames_of.setdefault(min(plan, tokens.num_per_frame), []).append(frame)
+    parts = [take(tokens, torch.zeros(0, dtype=torch.int64, device=tokens.source_N.device))]
+    for plan, frames in frames_of.items():
+        parts.append(_pool(tokens, values_TND, frames, plan))
+    return join(parts)
+
+
+@lru_cache(maxsize=4096)
+def pooled_grid(grid: tuple[int, int], max_tokens: int) -> tuple[int, int]:
+    """Return rows and columns of the finest grid of at most `max_tokens` cells that does not distort the picture.
+
+    Most cells win, as long as one side is pooled at most twice as hard as the other; then the least distortion;
+    then more rows. A 16 x 16 grid becomes 16 x 8 for 128 tokens, 8 x 8 for 64, 8 x 4 for 32.
+    """
+    rows, columns = grid
+
+    def rank(candidate: tuple[int, int]) -> tuple[bool, int, float, int]:
+        fewer_rows, fewer_columns = candidate
+        stretch = abs(math.log((fewer_rows * columns) / (fewer_columns * rows)))
+        too_far = stretch > math.log(MAX_STRETCH) + 1e-9
+        return too_far, -fewer_rows * fewer_columns, stretch, -fewer_rows
+
+    heights = range(1, min(rows, max_tokens) + 1)
+    return min(((height, min(columns, max_tokens // height)) for height in heights), key=rank)
+
+
+def _pool(tokens: VisualTokens, values_TND: torch.Tensor, frames: list[int], plan: int) -> VisualTokens:
+    """Return some frames averaged to one plan, 1 to all tokens of a frame."""
+    device = values_TND.device
+    frames_F = torch.tensor(frames, dtype=torch.int64, device=device)
+    if plan == tokens.num_per_frame:
+        index_FN = frames_F[:, None] * plan + torch.arange(plan, device=device)
+        return take(tokens, index_FN.flatten())
+    rows, columns = tokens.grid
+    num_rows, num_columns = pooled_grid(tokens.grid, plan)
+    wide = torch.promote_types(values_TND.dtype, torch.float32)
+    means_IR, first_I, size_I = _cells(rows, num_rows, wide, device)
+    means_JC, first_J, size_J = _cells(columns, num_columns, wide, device)
+    values_FRCD = values_TND[frames_F].reshape(len(frames), rows, columns, -1).to(wide)
+    values_FICD = torch.einsum("ir,frcd->ficd", means_IR, values_FRCD)
+    values_FIJD = torch.einsum("jc,ficd->fijd", means_JC, values_FICD)
+    source_IJ = first_I[:, None] * columns + first_J
+    source_FIJ = frames_F[:, None, None] * tokens.num_per_frame + source_IJ
+    weight_IJ = size_I[:, None] * size_J
+    return VisualTokens(
+        values_ND=values_FIJD.flatten(0, 2).to(values_TND.dtype),
+        source_N=source_FIJ.flatten(),
+        weight_N=weight_IJ.flatten().to(tokens.weight_N.dtype).repeat(len(frames)),
+        num_per_frame=tokens.num_per_frame,
+        grid=tokens.grid,
+    )
+
+
+def _cells(
+    size: int, num_cells: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return how a side is cut: averaging matrix [num_cells, size], first index and size of each cell."""
+    cell_of = torch.arange(size, device=device) * num_cells // size
+    inside = cell_of == torch.arange(num_cells, device=device)[:, None]
+    sizes = inside.sum(1)
+    return inside.to(dtype) / sizes[:, None], sizes.cumsum(0) - sizes, sizes

@@ -1,0 +1,83 @@
+"""The rules that tell whole-video questions from questions about moments."""
+
+import pytest
+
+from pipeline.budget import MIN_ROUTE_CONFIDENCE
+from pipeline.route import ROUTERS, Route
+
+rules = ROUTERS["rules"]
+
+GLOBAL = [
+    "Summarise the video.",
+    "Please summarize what the man does",
+    "Give me a short overview",
+    "What is a good synopsis of this clip?",
+    "Describe the video in detail.",
+    "What is this video about?",
+    "What was the film mainly about?",
+    "What happens in the clip?",
+    "What is the main topic of the lecture?",
+    "What genre does it belong to?",
+    "Which mood does the music set?",
+    "What is the correct order of events?",
+    "In which order do the cars arrive?",
+    "Arrange the following steps",
+    "Which animal appears first?",
+    "How many times does the dog bark?",
+    "How often does she fall?",
+    "How many goals are scored in total?",
+    "What is the total number of red cars?",
+    "Count the people who enter.",
+    "How does the weather change?",
+    "Is the man wearing a hat throughout?",
+    "Which colours appear across the entire video?",
+    "What is going on?",
+    "What's happening here?",
+    "Where was this?",
+    "why?",
+    "",
+]
+FRAGMENT = [
+    "What colour is the car at the gate?",
+    "Who opens the door?",
+    "What does the sign say?",
+    "How many people sit at the table?",
+    "Where does the woman put her bag?",
+    "What is written on the shirt of the man in overalls?",
+    "Is it a theme park?",
+    "Which country is shown?",
+    "Is the countdown visible?",
+]
+
+
+@pytest.mark.parametrize("text", GLOBAL)
+def test_whole_video_questions(text):
+    found = rules(text, "ask")
+    assert found.route == "global", found
+    assert found.confidence >= MIN_ROUTE_CONFIDENCE
+
+
+@pytest.mark.parametrize("text", FRAGMENT)
+def test_questions_about_moments(text):
+    found = rules(text, "ask")
+    assert found.route == "fragment", found
+    assert found.confidence >= MIN_ROUTE_CONFIDENCE
+
+
+@pytest.mark.parametrize("kind", ["find", "flag"])
+def test_find_and_flag_look_for_moments(kind):
+    assert rules("a person leaves a bag", kind) == Route("fragment", 0.9, f"rules: {kind} looks for moments")
+    assert rules("something happens", kind).route == "fragment"
+    assert rules("violence throughout the video", kind).route == "global"
+
+
+def test_text_the_rules_cannot_read_is_left_to_the_fallback():
+    found = rules("视频里的车是什么颜色?", "ask")
+    assert found.confidence < MIN_ROUTE_CONFIDENCE
+    assert rules("视频里的车", "find").confidence >= MIN_ROUTE_CONFIDENCE
+    assert rules("Où est le café à côté ?", "ask").confidence >= MIN_ROUTE_CONFIDENCE
+
+
+def test_reason_names_the_rule():
+    assert rules("SUMMARIZE this", "choose").reason == "rules: asks for a summary"
+    assert rules("What is happening?", "ask").reason == "rules: names nothing to look for"
