@@ -162,13 +162,21 @@ PLANNED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED, *_ERROR])
 EVIDENCE_FRAMES = pa.schema(
     [
         *_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED,
-        ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY), *_ERROR,
+        ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY), ("evidence_s", pa.float32()), *_ERROR,
     ]
 )  # fmt: skip
 """Frames any plan spends tokens on, decoded again at the answerer's size; `evidence_index` points into `pts_s`."""
 
 ANSWERED = pa.schema(
-    [*_WINDOW, *_SAMPLED, ("embedding", ARRAY), ("answers", pa.list_(pa.struct(list(ANSWERS)))), *_ERROR]
+    [
+        *_WINDOW,
+        *_SAMPLED,
+        ("embedding", ARRAY),
+        ("score_s", pa.float32()),
+        ("evidence_s", pa.float32()),
+        ("answers", pa.list_(pa.struct(list(ANSWERS)))),
+        *_ERROR,
+    ]
 )
 """A window with one complete answer row per query."""
 

@@ -46,6 +46,8 @@ class ScorerFacts:
     """Goes to the rows: table entry, model and revision in one line."""
     frame_size: FrameSize
     """Size the frames are decoded at."""
+    uses_gpu: bool = True
+    """Whether a GPU makes it faster; the small CPU models leave GPUs to others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+"""The scoring actor: holds one frame scorer, turns decoded windows into relevance; pixels end here."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from actors.device import exit_on_poisoned_cuda
+from actors.models import Device, FrameScorer
+from pipeline import rows
+from pipeline.config import ScoreConfig
+from pipeline.guard import run_rows
+from pipeline.queries import Query, texts
+from pipeline.rows import Row
+from pipeline.smooth import smooth
+
+logger = logging.getLogger(__name__)
+
+
+class Scorer:
+    """Scores every frame of a window against every text of the batch of queries.
+
+    A window is scored by itself, never mixed with another, so its scores do not depend on which actor it met or
+    what came before it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[ScoreConfig, Device], FrameScorer],
+        config: ScoreConfig,
+        queries: Sequence[Query],
+        device: Device,
+    ) -> None:
+        started = time.perf_counter()
+        self.config = config
+        self.scorer = make(config, device)
+        self.texts_PE = self.scorer.embed_texts(texts(queries))
+        logger.info("scorer ready on %s in %.1f s", device, time.perf_counter() - started)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return rows.SCORED for a table of rows.DECODED."""
+        with exit_on_poisoned_cuda():
+            return run_rows(self.score, rows.SCORED, table)
+
+    def score(self, window: Row) -> Row:
+        """Return embedding [N, E], smoothed relevance [N, P] and the seconds they took."""
+        started = time.perf_counter()
+        embedding_NE = self.scorer.embed_frames(rows.unpack(window["pixels"]))
+        relevance_NP = self.scorer.relevance(embedding_NE, self.texts_PE)
+        relevance_NP = smooth(relevance_NP, np.asarray(window["pts_s"]), self.config.smooth_s)
+        return {
+            "embedding": rows.pack(embedding_NE.astype(np.float32)),
+            "relevance": rows.pack(relevance_NP.astype(np.float32)),
+            "score_s": time.perf_counter() - started,
+        }

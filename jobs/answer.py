@@ -1,0 +1,264 @@
+"""The main job: questions over videos, Parquet out. `reelsift answer VIDEOS QUERIES OUT`.
+
+What is decided before Ray starts: settings, queries, plug-ins, models, the listing, and whether there is anything
+left to do. Running the same command again does only what is missing.
+"""
+
+import logging
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pipeline import config as settings
+from pipeline.config import JobConfig
+from pipeline.errors import ConfigError, JobError
+
+PROG = "reelsift answer"
+MANIFEST_ROWS = 50_000
+VERSIONED = ("reelsift", "ray", "torch", "transformers", "pyarrow", "av", "onnxruntime", "numpy")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Answer every question on every video.
+
+    VIDEOS is a folder, a glob, one file or s3://bucket/prefix. QUERIES is a .jsonl, .csv, .yaml or .parquet file;
+    leave it out when --query is given. OUT is a folder or s3://bucket/prefix. Credentials and endpoint of S3 come
+    from the environment (AWS_*) or the machine's role.
+    """
+
+    paths: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="VIDEOS [QUERIES] OUT")]]
+    """Where the videos lie, the file of questions, where the results go."""
+    query: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT")] = ()
+    """A question to find the moments of, instead of a file; may be given several times."""
+    dry_run: bool = False
+    """Print what would be done, start nothing."""
+    job: tyro.conf.OmitArgPrefixes[JobConfig] = field(default_factory=JobConfig)
+
+
+def main(argv: list[str]) -> int:
+    """Run the job and return its exit code: 0 done, 1 done with more failures than allowed.
+
+    Raises:
+        ConfigError: wrong usage; exit code 2.
+        JobError: the run broke; exit code 3.
+    """
+    args = tyro.cli(Arguments, args=argv, prog=PROG, description=Arguments.__doc__)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    videos, out, queries = _inputs(args)
+    if "://" not in out:
+        out = str(Path(out).absolute())  # workers have another working directory
+    return _run(videos, out, queries, args.job, dry_run=args.dry_run)
+
+
+def _inputs(args: Arguments) -> tuple[str, str, list[Any]]:
+    """Return videos, output folder and queries.
+
+    Raises:
+        ConfigError: the number of paths does not fit, or the query file has mistakes.
+    """
+    from pipeline.queries import load_queries, queries_of
+
+    if args.query and len(args.paths) == 2:
+        return args.paths[0], args.paths[1], queries_of(args.query)
+    if not args.query and len(args.paths) == 3:
+        return args.paths[0], args.paths[2], load_queries(args.paths[1])
+    expected = "VIDEOS OUT beside --query" if args.query else "VIDEOS QUERIES OUT"
+    msg = f"expected {expected}, found {len(args.paths)} paths: {' '.join(args.paths) or '(none)'}; see {PROG} --help"
+    raise ConfigError(msg)
+
+
+def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_run: bool) -> int:
+    from jobs import summary
+    from pipeline import ledger
+
+    started = time.monotonic()
+    plan = _resolve(config, queries)
+    if dry_run:
+        return summary.print_plan(videos, out, config, queries, plan)
+    run = ledger.open_run(out, config, queries)
+    manifest, found = _list(videos, run)
+    counters: Counter[str] = Counter()
+    if manifest or ledger.has_open_verdicts(run, queries, found):
+        ledger.start_run(run, config, queries, _versions())
+        counters = _execute(plan, run, config, queries, manifest, found)
+    else:
+        print(f"nothing to do: {out} already answers these questions on these videos", file=sys.stderr)
+    counts = summary.count(out, queries, found)
+    stats = {
+        "run_id": run.run_id, "out": out, "fingerprint": settings.fingerprint(config),
+        "wall_s": round(time.monotonic() - started, 2), **counts, "this_run": dict(counters),
+    }  # fmt: skip
+    if counters:
+        ledger.close_run(run, stats)
+    summary.print_end(stats)
+    summary.check_conservation(counts)
+    return 1 if summary.failed_fraction(counts) > config.max_failed_fraction else 0
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Plug-ins and models of a job, looked up on the driver."""
+
+    decode: Any
+    routes: dict[str, Any]
+    scorer: Any
+    scorer_facts: Any
+    answerer: Any
+    answerer_facts: Any
+    aggregate: Any
+
+
+def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
+    """Look up every name and describe every model, before anything starts.
+
+    Raises:
+        ConfigError: a table has no such entry.
+        ModelError: a model's folder is not what it should be.
+    """
+    from actors.models.tables import find_answerer, find_scorer
+    from pipeline.compress import TOKEN_COMPRESSORS
+    from pipeline.decode import DECODERS
+    from pipeline.plugins import find
+    from pipeline.reduce import AGGREGATORS
+    from pipeline.route import ROUTERS
+    from pipeline.stages import route_queries
+
+    find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
+    scorer, answerer = find_scorer(config.score), find_answerer(config.answer)
+    return Resolved(
+        decode=find(DECODERS, config.decode.decoder, "DECODERS"),
+        routes=route_queries(find(ROUTERS, config.plan.router, "ROUTERS"), queries),
+        scorer=scorer,
+        scorer_facts=scorer.describe(config.score),
+        answerer=answerer,
+        answerer_facts=answerer.describe(config.answer),
+        aggregate=find(AGGREGATORS, config.aggregator, "AGGREGATORS"),
+    )
+
+
+def _list(videos: str, run: Any) -> tuple[list[str], Any]:
+    """Write the files that are not in videos/ yet as manifest parts; return these and the keys of all files.
+
+    Raises:
+        ConfigError: nothing there to answer on.
+        StoreError: the place cannot be listed.
+    """
+    from pipeline import ledger, rows, store
+    from pipeline.source import list_videos
+    from pipeline.windows import holds, key, sorted_keys
+
+    known = ledger.video_keys(run.out)
+    manifest: list[str] = []
+    fresh: list[rows.Row] = []
+    found: list[int] = []
+
+    def flush() -> None:
+        if fresh:
+            manifest.append(store.join(run.manifest, f"{len(manifest):06d}.parquet"))
+            store.write_table(manifest[-1], rows.to_table(fresh, rows.FILE))
+            fresh.clear()
+
+    for file in list_videos(videos):
+        found.append(key(file["video_id"], file["version"]))
+        if not holds(known, found[-1]):
+            fresh.append(file)
+        if len(fresh) >= MANIFEST_ROWS:
+            flush()
+    flush()
+    return manifest, sorted_keys(found)
+
+
+def _execute(
+    plan: Resolved, run: Any, config: JobConfig, queries: list[Any], manifest: list[str], found: Any
+) -> "Counter[str]":
+    """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
+    from jobs import cluster
+
+    counters: Counter[str] = Counter()
+    with cluster.connected():
+        from jobs import flow
+        from pipeline import ledger
+
+        place = cluster.place(
+            config,
+            scorer_gpu=plan.scorer_facts.uses_gpu,
+            answerer_gpu=plan.answerer_facts.frame_size is not None,
+        )
+        job = flow.Job(
+            config, queries, run, plan.decode, plan.routes, plan.scorer, plan.scorer_facts,
+            plan.answerer, plan.answerer_facts, plan.aggregate,
+        )  # fmt: skip
+        if manifest:
+            counters += _commit_all("probe", flow.probe_archive(job, manifest), run)
+        if ledger.has_open_windows(run, config, queries, found):
+            answered = ledger.answer_keys(run.out)
+            counters += _commit_all("answer", flow.answer_archive(job, place, found, answered), run)
+        num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
+        judged = ledger.verdict_keys(run.out)
+        counters += _commit_all("judge", flow.reduce_archive(job, num_answers, found, judged), run)
+    return counters
+
+
+def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
+    """Commit parts as the stream delivers them; return the sum of their counters.
+
+    Raises:
+        JobError: what a stage raised, without Ray's wrapping.
+    """
+    import json
+
+    from pipeline import ledger
+
+    print(f"{name}:", file=sys.stderr)
+    counters: Counter[str] = Counter()
+    started = time.monotonic()
+    try:
+        for part in parts.iter_rows():
+            ledger.commit(run, part)
+            counters.update(json.loads(part["counters"]))
+    except JobError:
+        raise
+    except Exception as error:
+        raise _unwrapped(error) from error
+    counters[f"{name}_wall_s"] = round(time.monotonic() - started, 2)  # pyright: ignore[reportArgumentType]
+    return counters
+
+
+def _unwrapped(error: BaseException) -> JobError:
+    """Return the JobError inside Ray's task errors, or one that says what Ray said."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, JobError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    text = str(error).strip().splitlines()
+    return JobError(
+        f"the run broke: {type(error).__name__}: {text[-1] if text else ''}; what is committed stays"
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": sys.version.split()[0]}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+if __name__ == "__main__":
+    from jobs.__main__ import run_command
+
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""Ray: connecting to it, keeping it quiet, and refusing graphs that could never run on it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from actors.models import Device
+from pipeline.config import JobConfig, PoolConfig
+from pipeline.errors import ClusterError
+
+TASK_CPUS = 1.0
+"""CPUs of one decoding or writing task; one such task must always fit beside the actors."""
+NO_PROGRESS_S = 1800
+"""Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
+
+QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Read by Ray at import; set before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where the actors of one pool sit."""
+
+    device: Device
+    num_cpus: float
+    num_gpus: float
+    pool: PoolConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Seats of both pools."""
+
+    scorer: Seat
+    answerer: Seat
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
+
+    Raises:
+        ClusterError: the address does not answer.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    options: dict[str, Any] = {"address": address or "local"}
+    if not address:
+        # two logical CPUs at least: one for the actors, one for the tasks that feed them
+        options |= {"num_cpus": max(2, len(os.sched_getaffinity(0))), "include_dashboard": False}
+    try:
+        ray.init(logging_level="ERROR", log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        msg = (
+            f"cannot reach Ray at {address or 'this machine'}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
+        )
+        raise ClusterError(msg) from error
+    try:
+        _settle()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _settle() -> None:
+    """Set what every dataset of this process runs with."""
+    from ray.data import DataContext
+
+    from jobs.progress import Progress
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 32 << 20
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.max_errored_blocks = 0  # errors travel as rows; what still raises is a bug and must stop the run
+    context.custom_execution_callback_classes = [Progress]
+
+
+def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placement:
+    """Return where the actors go on the connected cluster: GPUs where it has them, CPUs otherwise.
+
+    Raises:
+        ClusterError: the smallest pools and one task do not fit at the same time.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    gpus = have.get("GPU", 0.0)
+    placement = Placement(
+        scorer=_seat(config.score.pool, on_gpu=scorer_gpu and gpus > 0),
+        answerer=_seat(config.answer.pool, on_gpu=answerer_gpu and gpus > 0),
+    )
+    check(placement, num_cpus=have.get("CPU", 0.0), num_gpus=gpus)
+    return placement
+
+
+def _seat(pool: PoolConfig, *, on_gpu: bool) -> Seat:
+    return Seat("cuda", 0.0, pool.num_gpus, pool) if on_gpu else Seat("cpu", pool.num_cpus, 0.0, pool)
+
+
+def check(placement: Placement, *, num_cpus: float, num_gpus: float) -> None:
+    """Refuse a graph whose smallest form cannot run: it would wait for ever without a word.
+
+    Raises:
+        ClusterError: needed and present CPUs or GPUs, and what to lower.
+    """
+    seats = (placement.scorer, placement.answerer)
+    need_cpus = sum(seat.num_cpus * seat.pool.min_size for seat in seats) + TASK_CPUS
+    need_gpus = sum(seat.num_gpus * seat.pool.min_size for seat in seats)
+    for kind, need, have in (("CPU", need_cpus, num_cpus), ("GPU", need_gpus, num_gpus)):
+        if need > have:
+            msg = (
+                f"the smallest pools need {need:g} {kind}s at the same time, one task to feed them included;"
+                f" the cluster has {have:g}. Lower --score.pool.min-size, --answer.pool.min-size or their num-"
+                f"{kind.lower()}s, or add machines"
+            )
+            raise ClusterError(msg)

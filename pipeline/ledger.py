@@ -1,0 +1,232 @@
+"""What an output folder already holds, and how more is added exactly once.
+
+    OUT/_run/<run_id>/config.json queries.json versions.json   written when a run opens
+                      manifest/*.parquet                       files found that are not in videos/ yet
+                      staging/*.parquet                        written by workers, invisible to readers
+                      commits/<part_id>.json                   the commit: from here on the part counts
+                      stats.json                               written last: the run is closed
+
+Committing a part is two steps by the driver: write the commit record (one atomic put), then move the staged
+files into the tables. A crash between them is rolled forward by the next run; a crash before them leaves only
+staged files, which the next run removes. So the tables hold each key once, whatever is killed when.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from pipeline import config as settings
+from pipeline import rows, store
+from pipeline.config import JobConfig
+from pipeline.errors import ConfigError
+from pipeline.queries import Query
+from pipeline.rows import Row
+from pipeline.windows import Keys, holds, key, plan_windows, sorted_keys
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One invocation of the job on one output folder."""
+
+    out: str
+    run_id: str
+
+    @property
+    def folder(self) -> str:
+        """Folder of this run's own records."""
+        return store.join(self.out, "_run", self.run_id)
+
+    @property
+    def staging(self) -> str:
+        """Folder of files that are written and not committed."""
+        return store.join(self.folder, "staging")
+
+    @property
+    def manifest(self) -> str:
+        """Folder of the listing of files that are not in videos/ yet."""
+        return store.join(self.folder, "manifest")
+
+
+def open_run(out: str, config: JobConfig, queries: Sequence[Query]) -> Run:
+    """Check the folder against this job, mend what a crash left, and return a new run; writes nothing of its own.
+
+    Raises:
+        ConfigError: the folder was written with other settings, or a query id was used for another question.
+        StoreError: the folder cannot be read or written.
+    """
+    earlier = run_ids(out)
+    for run_id in earlier:
+        _check_same_job(out, run_id, config, queries)
+    for run_id in earlier:
+        _recover(Run(out, run_id))
+    return Run(out, f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}")
+
+
+def start_run(run: Run, config: JobConfig, queries: Sequence[Query], versions: dict[str, str]) -> None:
+    """Write down what a run is about to do: settings, questions, versions."""
+    _write_json(store.join(run.folder, "queries.json"), [asdict(query) for query in queries])
+    _write_json(store.join(run.folder, "versions.json"), versions)
+    _write_json(
+        store.join(run.folder, "config.json"),
+        {"fingerprint": settings.fingerprint(config), "settings": settings.dump(config)},
+    )
+
+
+def run_ids(out: str) -> list[str]:
+    """Return the runs recorded in an output folder, oldest first."""
+    prefix = store.join(out, "_run") + "/"
+    found = {
+        entry.uri.removeprefix(prefix).split("/", 1)[0] for entry in store.list_files(prefix, missing_ok=True)
+    }
+    return sorted(found)
+
+
+def _check_same_job(out: str, run_id: str, config: JobConfig, queries: Sequence[Query]) -> None:
+    """Raise ConfigError when an earlier run's settings or questions do not fit this job's."""
+    folder = store.join(out, "_run", run_id)
+    old = _read_json(store.join(folder, "config.json"))
+    if old and old["fingerprint"] != settings.fingerprint(config):
+        changed = settings.differences(old["settings"], settings.dump(config))
+        msg = (
+            f"{out} was written with other settings by run {run_id}: {'; '.join(changed)}."
+            " Use the same settings, or another output folder"
+        )
+        raise ConfigError(msg)
+    before = {query["query_id"]: query for query in _read_json(store.join(folder, "queries.json")) or []}
+    for query in queries:
+        new = json.loads(json.dumps(asdict(query)))
+        if before.get(query.query_id, new) != new:
+            lines = "; ".join(settings.differences(before[query.query_id], new))
+            msg = (
+                f"{out} already holds answers to another question called {query.query_id!r} ({lines})."
+                " Give the new question a new query_id, or use another output folder"
+            )
+            raise ConfigError(msg)
+
+
+def _recover(run: Run) -> None:
+    """Roll committed parts forward and remove staged files that were never committed."""
+    if store.exists(store.join(run.folder, "stats.json")):
+        return
+    for entry in list(store.list_files(store.join(run.folder, "commits"), missing_ok=True)):
+        if entry.uri.endswith(".json"):
+            _publish(run, _read_json(entry.uri))
+    orphans = list(store.list_files(run.staging, missing_ok=True))
+    for entry in orphans:
+        store.delete(entry.uri)
+    if orphans:
+        logger.info("run %s was cut short: removed %d files it had not committed", run.run_id, len(orphans))
+
+
+def commit(run: Run, part: Row) -> None:
+    """Make one staged part (rows.PART) visible, exactly once.
+
+    Raises:
+        StoreError: the record or a file cannot be written; the part then does not count, or counts and is
+            published by the next run.
+    """
+    _write_json(store.join(run.folder, "commits", f"{part['part_id']}.json"), part)
+    _publish(run, part)
+
+
+def _publish(run: Run, part: Row) -> None:
+    """Move a committed part's files into the tables; doing it again changes nothing."""
+    for file in part["files"]:
+        final = store.join(run.out, file["table"], f"{run.run_id}-{part['part_id']}.parquet")
+        store.move(file["staged"], final)
+
+
+def close_run(run: Run, stats: dict[str, Any]) -> None:
+    """Record a run as complete."""
+    _write_json(store.join(run.folder, "stats.json"), stats)
+
+
+def part_files(out: str, table: str) -> list[str]:
+    """Return the committed files of a table, sorted."""
+    files = store.list_files(store.join(out, table), missing_ok=True)
+    return [entry.uri for entry in files if entry.uri.endswith(".parquet")]
+
+
+def read_part(uri: str) -> Iterator[Row]:
+    """Yield the rows of one committed file."""
+    fs, path = store.open_fs(uri)
+    with fs.open(path, "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+
+
+def num_rows(uri: str) -> int:
+    """Return the number of rows of a Parquet file, from its footer."""
+    fs, path = store.open_fs(uri)
+    with fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).metadata.num_rows
+
+
+def scan(out: str, table: str, columns: Sequence[str], where: pads.Expression | None = None) -> Iterator[Row]:
+    """Yield chosen columns of a committed table, streaming."""
+    files = part_files(out, table)
+    if not files:
+        return
+    fs, _ = store.open_fs(out)
+    paths = [store.open_fs(uri)[1] for uri in files]
+    dataset = pads.dataset(paths, schema=rows.TABLES[table], format="parquet", filesystem=fs)
+    for batch in dataset.to_batches(columns=list(columns), filter=where):
+        yield from batch.to_pylist()
+
+
+def video_keys(out: str) -> Keys:
+    """Return the keys (video_id, version) of probed files."""
+    return sorted_keys(key(r["video_id"], r["version"]) for r in scan(out, "videos", ["video_id", "version"]))
+
+
+def answer_keys(out: str) -> Keys:
+    """Return the keys (window_id, query_id) of committed answers, and (window_id, "") where frames are indexed.
+
+    A window is answered and indexed in one part, so any good answer proves its frames are there.
+    """
+    names: set[int] = set()
+    for row in scan(out, "answers", ["window_id", "query_id", "frames_seen"]):
+        names.add(key(row["window_id"], row["query_id"]))
+        if row["frames_seen"] > 0:
+            names.add(key(row["window_id"], ""))
+    return sorted_keys(names)
+
+
+def has_open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> bool:
+    """Return whether any window of the found videos lacks an answer."""
+    videos = scan(run.out, "videos", ["video_id", "version", "uri", "duration_s", "error_type"])
+    windows = plan_windows(videos, config.window, queries, found=found, answered=answer_keys(run.out))
+    return next(windows, None) is not None
+
+
+def has_open_verdicts(run: Run, queries: Sequence[Query], found: Keys) -> bool:
+    """Return whether any found video lacks a verdict; verdicts come last, so none missing means nothing missing."""
+    judged = verdict_keys(run.out)
+    for video in scan(run.out, "videos", ["video_id", "version"]):
+        name = (video["video_id"], video["version"])
+        if holds(found, key(*name)) and not all(holds(judged, key(*name, q.query_id)) for q in queries):
+            return True
+    return False
+
+
+def verdict_keys(out: str) -> Keys:
+    """Return the keys (video_id, version, query_id) of committed verdicts."""
+    columns = ["video_id", "version", "query_id"]
+    return sorted_keys(key(*(row[name] for name in columns)) for row in scan(out, "verdicts", columns))
+
+
+def _write_json(uri: str, value: Any) -> None:
+    store.write_bytes(uri, json.dumps(value, indent=1).encode())
+
+
+def _read_json(uri: str) -> Any:
+    return json.loads(store.read_bytes(uri)) if store.exists(uri) else None

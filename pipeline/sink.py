@@ -1,0 +1,114 @@
+"""Writing results: staged files that nobody reads until the driver commits them.
+
+A worker writes a part's files under `_run/<run_id>/staging/` and hands their names to the driver; the driver
+commits (ledger.py). A part's name comes from the rows in it, so a task that Ray runs twice writes the same files.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipeline import rows, store
+from pipeline.rows import Row
+
+Tables = dict[str, list[Row]]
+
+
+def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: dict[str, float]) -> Row:
+    """Write one Parquet file per non-empty table and return the rows.PART row that describes them.
+
+    Args:
+        staging: folder of this run's staged files.
+        tables: rows per table name of rows.TABLES.
+        names: what the part's rows are about (window ids, or video ids); the part is named after them.
+        counters: sums over the part that the driver adds up.
+
+    Raises:
+        StoreError: the output folder cannot be written.
+    """
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+    part_id = f"{'-'.join(sorted(tables))}-{digest}"
+    files: list[Row] = []
+    for table, content in tables.items():
+        if content:
+            staged = store.join(staging, f"{part_id}.{table}.parquet")
+            store.write_table(staged, rows.to_table(content, rows.TABLES[table]))
+            files.append({"table": table, "staged": staged})
+    every = [row for content in tables.values() for row in content]
+    return {
+        "part_id": part_id,
+        "files": files,
+        "num_rows": len(every),
+        "num_failed": sum(1 for row in every if row.get("error_type")),
+        "counters": json.dumps(counters),
+    }
+
+
+def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
+    """Stage probed files (rows.VIDEOS) as one part; return its rows.PART table."""
+    videos = [{**row, "run_id": run_id} for row in rows.to_rows(table)]
+    counters = {
+        "videos": len(videos),
+        "failed_videos": sum(1 for row in videos if row["error_type"]),
+        "probe_s": sum(row["probe_s"] for row in videos),
+    }
+    part = stage_part(staging, {"videos": videos}, [row["video_id"] for row in videos], counters)
+    return rows.to_table([part], rows.PART)
+
+
+def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa.Table:
+    """Stage answered windows (rows.ANSWERED): their answers, and their frames where the index lacks them."""
+    answers: list[Row] = []
+    frames: list[Row] = []
+    windows = list(rows.to_rows(table))
+    for window in windows:
+        answers += [{**answer, "run_id": run_id} for answer in window["answers"]]
+        if window["write_frames"] and not window["error_type"]:
+            frames += _frames(window, run_id, scorer)
+    counters = {
+        "windows": len(windows),
+        "failed_windows": sum(1 for window in windows if window["error_type"]),
+        "answers": len(answers),
+        "failed_answers": sum(1 for answer in answers if answer["error_type"]),
+        "frames_planned": sum(window["frames_planned"] for window in windows),
+        "frames_seen": sum(len(window["pts_s"]) for window in windows),
+        "tokens_dense": sum(answer["tokens_dense"] for answer in answers),
+        "tokens_used": sum(answer["tokens_used"] for answer in answers),
+        "decode_s": sum(window["decode_s"] for window in windows),
+        "score_s": sum(window["score_s"] for window in windows),
+        "evidence_s": sum(window["evidence_s"] for window in windows),
+        "answer_s": sum(answer["answer_s"] for answer in answers),
+    }
+    names = [f"{window['window_id']}:{','.join(window['query_ids'])}" for window in windows]
+    part = stage_part(staging, {"answers": answers, "frames": frames}, names, counters)
+    return rows.to_table([part], rows.PART)
+
+
+def stage_verdicts(staging: str, run_id: str, verdicts: Sequence[Row]) -> Row:
+    """Stage verdicts (rows.VERDICTS) as one part; return its rows.PART row."""
+    counters = {
+        "verdicts": len(verdicts),
+        "failed_verdicts": sum(1 for row in verdicts if row["error_type"]),
+    }
+    names = [f"{row['video_id']}-{row['version']}:{row['query_id']}" for row in verdicts]
+    stamped = [{**row, "run_id": run_id} for row in verdicts]
+    return stage_part(staging, {"verdicts": stamped}, names, counters)
+
+
+def _frames(window: Row, run_id: str, scorer: str) -> list[Row]:
+    """Return the frame index rows of one scored window."""
+    embedding_NE = rows.unpack(window["embedding"])
+    return [
+        {
+            "run_id": run_id,
+            "video_id": window["video_id"],
+            "version": window["version"],
+            "pts_s": pts_s,
+            "novelty": novelty,
+            "scorer": scorer,
+            "embedding": embedding,
+        }
+        for pts_s, novelty, embedding in zip(window["pts_s"], window["novelty"], embedding_NE, strict=True)
+    ]

@@ -1,0 +1,93 @@
+"""Parts count once they are committed, whatever is killed when; other jobs' folders are refused."""
+
+import pytest
+
+from pipeline import ledger, rows, sink, store
+from pipeline.config import JobConfig, WindowConfig
+from pipeline.errors import ConfigError
+from pipeline.queries import Query
+from pipeline.windows import holds, key
+
+QUERIES = [Query("q1", "a dog", "find")]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return str(tmp_path / "out")
+
+
+def start(out, config=None, queries=QUERIES):
+    run = ledger.open_run(out, config or JobConfig(), queries)
+    ledger.start_run(run, config or JobConfig(), queries, {})
+    return run
+
+
+def part(run, *names):
+    videos = [{"video_id": name, "version": "1", "uri": name, "probe_s": 0.0} for name in names]
+    table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.VIDEOS))
+    return next(rows.to_rows(table))
+
+
+def ids(out):
+    return sorted(row["video_id"] for row in ledger.scan(out, "videos", ["video_id"]))
+
+
+def test_staged_rows_are_invisible_until_committed(out):
+    run = start(out)
+    staged = part(run, "a", "b")
+    assert ids(out) == []
+    ledger.commit(run, staged)
+    assert ids(out) == ["a", "b"]
+    assert holds(ledger.video_keys(out), key("a", "1"))
+
+
+def test_the_same_part_committed_twice_counts_once(out):
+    run = start(out)
+    ledger.commit(run, part(run, "a", "b"))
+    ledger.commit(run, part(run, "b", "a"))  # a task run twice stages the same part again
+    assert ids(out) == ["a", "b"]
+
+
+def test_a_crash_after_the_commit_record_is_rolled_forward(out, monkeypatch):
+    run = start(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.commit(run, part(run, "a"))
+    assert ids(out) == []
+    ledger.open_run(out, JobConfig(), QUERIES)
+    assert ids(out) == ["a"]
+
+
+def test_a_crash_before_the_commit_record_leaves_nothing(out):
+    run = start(out)
+    staged = part(run, "a")
+    ledger.open_run(out, JobConfig(), QUERIES)
+    assert ids(out) == []
+    assert not store.exists(staged["files"][0]["staged"])
+
+
+def test_a_half_written_commit_record_does_not_count(out):
+    run = start(out)
+    staged = part(run, "a")
+    store.write_bytes(store.join(run.folder, "commits", f"{staged['part_id']}.json.0123.tmp"), b'{"part')
+    ledger.open_run(out, JobConfig(), QUERIES)
+    assert ids(out) == []
+
+
+def test_other_settings_are_refused_by_name(out):
+    start(out)
+    with pytest.raises(ConfigError, match=r"window.sample_fps: 1.0 -> 2.0"):
+        ledger.open_run(out, JobConfig(window=WindowConfig(sample_fps=2)), QUERIES)
+
+
+def test_a_query_id_stands_for_one_question(out):
+    start(out)
+    with pytest.raises(ConfigError, match=r"another question called 'q1' \(text: 'a dog' -> 'a cat'\)"):
+        ledger.open_run(out, JobConfig(), [Query("q1", "a cat", "find")])
+    ledger.open_run(out, JobConfig(), [*QUERIES, Query("q2", "a cat", "find")])
+
+
+def test_opening_a_run_writes_nothing(out):
+    ledger.open_run(out, JobConfig(), QUERIES)
+    assert not store.exists(out)

@@ -1,0 +1,76 @@
+"""Windows tile a video, keep their names, and are planned only where an answer is missing."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import WindowConfig
+from pipeline.queries import Query
+from pipeline.windows import holds, key, plan_windows, sorted_keys, spans, window_id
+
+CONFIG = WindowConfig(length_s=300, sample_fps=1)
+VIDEO = {"video_id": "v", "version": "1", "uri": "a.mp4", "duration_s": 650.0, "error_type": ""}
+QUERIES = [Query("q1", "a dog", "find"), Query("q2", "a cat", "find")]
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "expected"),
+    [
+        (700.0, [(0, 300), (300, 600), (600, 700)]),
+        (600.0, [(0, 300), (300, 600)]),
+        (600.5, [(0, 300), (300, 600.5)]),
+        (0.04, [(0, 0.04)]),
+    ],
+)
+def test_spans(duration_s, expected):
+    assert spans(duration_s, CONFIG) == expected
+
+
+@given(st.floats(0.01, 1e5), st.floats(0.5, 1000), st.sampled_from([0.2, 1.0, 3.0]))
+def test_spans_tile_the_video(duration_s, length_s, sample_fps):
+    found = spans(duration_s, WindowConfig(length_s=length_s, sample_fps=sample_fps))
+    assert found[0][0] == 0
+    assert found[-1][1] == duration_s
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(found))
+    assert all(start < end for start, end in found)
+
+
+def test_window_ids_sort_by_time_and_name_the_version():
+    names = [window_id("v", "1", start, start + 300) for start in (0, 300, 3000, 30000)]
+    assert names == sorted(names)
+    assert window_id("v", "2", 0, 300) != names[0]
+
+
+def test_keys_are_found_and_only_they():
+    keys = sorted_keys(key("v", str(n)) for n in range(100))
+    assert all(holds(keys, key("v", str(n))) for n in range(100))
+    assert not holds(keys, key("v", "100"))
+    assert not holds(sorted_keys([]), key("v", "1"))
+    assert key("ab", "c") != key("a", "bc")
+
+
+def plan(videos, answered=(), queries=QUERIES):
+    found = sorted_keys([key("v", "1")])
+    return list(plan_windows(videos, CONFIG, queries, found=found, answered=sorted_keys(answered)))
+
+
+def test_every_window_is_planned_once():
+    windows = plan([VIDEO])
+    assert [(w["start_s"], w["end_s"]) for w in windows] == [(0, 300), (300, 600), (600, 650)]
+    assert all(w["query_ids"] == ["q1", "q2"] and w["write_frames"] for w in windows)
+
+
+def test_answered_queries_are_not_asked_again_and_indexed_frames_not_written_again():
+    first = plan([VIDEO])[0]["window_id"]
+    windows = plan([VIDEO], [key(first, "q1"), key(first, "")])
+    assert windows[0]["query_ids"] == ["q2"]
+    assert not windows[0]["write_frames"]
+    assert len(windows) == 3
+    assert len(plan([VIDEO], [key(first, "q1"), key(first, "q2"), key(first, "")])) == 2
+
+
+def test_unusable_videos_and_videos_of_other_listings_have_no_windows():
+    assert plan([{**VIDEO, "error_type": "ProbeError"}]) == []
+    assert plan([{**VIDEO, "version": "2"}]) == []
