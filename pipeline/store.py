@@ -46,7 +46,7 @@ def open_fs(uri: str) -> tuple[Any, str]:
     if scheme != "s3":
         msg = f"{uri}: cannot read {scheme}://; give a local path or s3://bucket/folder"
         raise ConfigError(msg)
-    config: dict[str, Any] = {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempts": 4}}
+    config: dict[str, Any] = {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempts": 3}}
     if any(os.environ.get(name) for name in ENDPOINT):
         config["s3"] = {"addressing_style": "path"}  # own servers rarely have a DNS name per bucket
     return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config), path

@@ -1,0 +1,89 @@
+"""A real S3 server for tests: Ceph's gateway, started once per session by ceph.sh beside this file."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline import store
+
+SCRIPT = Path(__file__).with_name("ceph.sh")
+PROGRAMS = {"radosgw": "radosgw", "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common"}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Server:
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    server: S3Server
+    uri: str
+    """s3://NAME, empty when the test begins."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """The server; skipped without its programs, failed instead where REELSIFT_FAIL_ON_SKIP=1 (as CI sets it)."""
+    missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
+    if missing:
+        reason = f"no S3 server to start: install the Debian packages {' '.join(missing)}"
+        if os.environ.get("REELSIFT_FAIL_ON_SKIP") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = S3Server(f"http://127.0.0.1:{free_port()}", uuid.uuid4().hex, uuid.uuid4().hex)
+    port = server.endpoint.rpartition(":")[2]
+    folder = tempfile.mkdtemp(prefix="reelsift-s3-")  # short: paths of unix sockets are limited
+    try:
+        subprocess.run(
+            [SCRIPT, "start", folder, port, str(free_port()), server.access_key, server.secret_key],
+            check=True,
+            timeout=120,
+        )
+        yield server
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A fresh bucket, with this process's environment pointing at its server until the test ends."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class(
+        "s3"
+    ).clear_instance_cache()  # clients read the environment when they are built
+    bucket = Bucket(s3_server, f"s3://test-{uuid.uuid4().hex[:12]}")
+    fs, name = store.open_fs(bucket.uri)
+    fs.call_s3("create_bucket", Bucket=name)
+    return bucket

@@ -1,0 +1,136 @@
+"""The store on a local disk; buckets are tested against a real server in tests/integration/test_s3_store.py."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import store
+from pipeline.errors import ConfigError, StoreError
+
+
+def test_join_keeps_what_the_user_wrote() -> None:
+    assert store.join("s3://b/", "/x/", "y") == "s3://b/x/y"
+    assert store.join("./out", "videos") == "./out/videos"
+    assert store.join("/", "x") == "/x"
+
+
+def test_bytes_come_back_and_no_temporary_file_stays(tmp_path: Path) -> None:
+    uri = str(tmp_path / "new" / "folder" / "file.bin")
+    store.write_bytes(uri, b"first")
+    store.write_bytes(uri, b"second")
+    assert store.read_bytes(uri) == b"second"
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["file.bin"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "file")
+    store.write_bytes(uri, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"cannot write .*file: No space left on device"):
+        store.write_bytes(uri, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert store.read_bytes(uri) == b"old"
+
+
+def test_a_table_comes_back_compressed(tmp_path: Path) -> None:
+    table = pa.table({"n": [1, 2, 3]})
+    store.write_table(str(tmp_path / "t" / "p.parquet"), table)
+    file = pq.ParquetFile(tmp_path / "t" / "p.parquet")
+    assert file.read().equals(table)
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_a_move_and_a_delete_can_be_repeated(tmp_path: Path) -> None:
+    source, target = str(tmp_path / "staging" / "p"), str(tmp_path / "answers" / "p")
+    store.write_bytes(source, b"rows")
+    store.move(source, target)
+    store.move(source, target)
+    assert store.read_bytes(target) == b"rows"
+    assert not store.exists(source)
+    store.delete(target)
+    store.delete(target)
+    assert not store.exists(target)
+    with pytest.raises(StoreError, match=r"cannot move .*staging/p: no such file or folder"):
+        store.move(source, target)
+
+
+def test_listing_is_recursive_and_in_the_order_of_a_bucket(tmp_path: Path) -> None:
+    names = ["a-b.mp4", "a/b.mp4", "a/é.mp4", "a.mp4", "a0.mp4", "z/y/x.mp4"]
+    for name in names:
+        store.write_bytes(str(tmp_path / name), name.encode())
+    (tmp_path / "empty").mkdir()
+    entries = list(store.list_files(str(tmp_path)))
+    assert [entry.uri for entry in entries] == [
+        f"{tmp_path}/{name}" for name in sorted(names, key=str.encode)
+    ]
+    assert [entry.size_bytes for entry in entries] == [
+        len(name.encode()) for name in sorted(names, key=str.encode)
+    ]
+    assert [entry.uri for entry in store.list_files(str(tmp_path / "a.mp4"))] == [str(tmp_path / "a.mp4")]
+    assert list(store.list_files(str(tmp_path / "empty"))) == []
+
+
+def test_an_etag_changes_with_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(1, 1))
+    before = next(store.list_files(str(tmp_path))).etag
+    path.write_bytes(b"two")
+    assert next(store.list_files(str(tmp_path))).etag != before == "1"
+
+
+def test_relative_folders_stay_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store.write_bytes("out/x", b"")
+    assert [entry.uri for entry in store.list_files("out/")] == ["out/x"]
+
+
+def test_links_are_followed_once_and_odd_files_are_left_out(tmp_path: Path) -> None:
+    store.write_bytes(str(tmp_path / "real" / "v.mp4"), b"")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    found = {entry.uri.removeprefix(f"{tmp_path}/") for entry in store.list_files(str(tmp_path))}
+    assert found == {"link/v.mp4", "real/v.mp4"}
+
+
+def test_a_name_that_is_not_utf8_is_listed_as_text_that_can_be_written(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.mp4", "wb"):  # noqa: PTH123 - pathlib has no bytes
+        pass
+    (entry,) = store.list_files(str(tmp_path))
+    assert entry.uri == f"{tmp_path}/caf\\xe9.mp4"
+    assert entry.uri.encode()
+
+
+def test_what_is_missing_or_in_the_way_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "no")
+    with pytest.raises(StoreError, match=r"cannot list .*/no: no such file or folder"):
+        list(store.list_files(missing))
+    assert list(store.list_files(missing, missing_ok=True)) == []
+    with pytest.raises(StoreError, match=r"cannot read .*/no: no such file or folder"):
+        store.read_bytes(missing)
+    store.write_bytes(missing, b"")
+    assert not store.exists(missing + "/below")
+    with pytest.raises(StoreError, match=r"cannot write .*/no/below"):
+        store.write_bytes(missing + "/below", b"")
+
+
+def test_only_disks_and_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"gs://b/x: cannot read gs://"):
+        store.open_fs("gs://b/x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-private")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    fs, path = store.open_fs("s3://b/x y")
+    assert path == "b/x y"
+    assert b"very-private" not in pickle.dumps(fs)
