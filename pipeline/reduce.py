@@ -12,6 +12,8 @@ from pipeline.rows import Row
 
 MAX_EVIDENCE = 8
 """Evidence frames of a verdict."""
+SLACK_S = 0.001
+"""Spans this close touch: presentation times are rounded, frames lie further apart."""
 
 
 class ReduceFn(Protocol):
@@ -35,14 +37,11 @@ def strongest_window(answers: Sequence[Row]) -> Row:
 
     Spans of agreeing windows that meet at a window border are joined. A video with failed windows has a good
     verdict over the others; `num_failed_windows` says on how many it does not rest. When every window failed the
-    verdict fails with the most frequent reason.
+    verdict fails with the most frequent reason; so does that of a video without windows.
 
     Raises:
-        ValueError: no answers, or answers of a kind that does not exist.
+        ValueError: the answers are of a kind that does not exist.
     """
-    if not answers:
-        msg = "a verdict needs the answers of at least one window, found none"
-        raise ValueError(msg)
     ordered = sorted(answers, key=lambda row: (row["start_s"], row["window_id"]))
     good = [row for row in ordered if not row["error_type"]]
     verdict: Row = {
@@ -71,29 +70,21 @@ def strongest_window(answers: Sequence[Row]) -> Row:
 
 
 def join_spans(answers: Sequence[Row]) -> list[Row]:
-    """Return the spans of several windows, best first, joined where an event runs over a window border.
+    """Return the spans of several windows, best first (ties: earlier first); those that touch or overlap are one.
 
-    The first frame of a window lies up to one sampling step behind the border, so a span that reaches the end of
-    its window and one that starts within a step of it are the same event. Spans that overlap or touch are joined
-    too; a joined span has the higher score.
+    So an event that runs over a window border is one span. This needs the first frame of a window to be the one
+    shown at its border, as it is when `window.length_s` x `window.sample_fps` is a whole number; otherwise the
+    first frame lies up to one sampling step behind the border and such an event stays two spans.
     """
-    reaches: list[tuple[Row, float]] = []
-    for row in answers:
-        planned = row["frames_planned"]
-        step_s = (row["end_s"] - row["start_s"]) / planned if planned else 0.0
-        for span in row["spans"]:
-            at_border = span["end_s"] >= row["end_s"] - 1e-6
-            reaches.append((dict(span), span["end_s"] + (step_s if at_border else 0.0)))
-    joined: list[tuple[Row, float]] = []
-    for span, reach_s in sorted(reaches, key=lambda pair: (pair[0]["start_s"], pair[0]["end_s"])):
-        if joined and span["start_s"] <= joined[-1][1]:
-            last, last_reach_s = joined[-1]
-            last["end_s"] = max(last["end_s"], span["end_s"])
-            last["score"] = max(last["score"], span["score"])
-            joined[-1] = (last, max(last_reach_s, reach_s))
+    spans = [dict(span) for row in answers for span in row["spans"]]
+    joined: list[Row] = []
+    for span in sorted(spans, key=lambda span: (span["start_s"], span["end_s"])):
+        if joined and span["start_s"] <= joined[-1]["end_s"] + SLACK_S:
+            joined[-1]["end_s"] = max(joined[-1]["end_s"], span["end_s"])
+            joined[-1]["score"] = max(joined[-1]["score"], span["score"])
         else:
-            joined.append((span, reach_s))
-    return sorted((span for span, _ in joined), key=lambda span: (-span["score"], span["start_s"]))
+            joined.append(span)
+    return sorted(joined, key=lambda span: (-span["score"], span["start_s"]))
 
 
 def best_evidence(answers: Sequence[Row]) -> list[Row]:
@@ -118,6 +109,8 @@ def _decisive(good: Sequence[Row]) -> Row:
 
 def _common_error(failed: Sequence[Row]) -> Row:
     """Return the most frequent error type, its most frequent message, and how often it struck."""
+    if not failed:
+        return {"error_type": "AnswerError", "error_message": "no window of this video was answered"}
     types = Counter(row["error_type"] for row in failed)
     error_type, count = min(types.items(), key=lambda item: (-item[1], item[0]))
     messages = Counter(row["error_message"] for row in failed if row["error_type"] == error_type)

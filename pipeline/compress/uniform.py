@@ -1,7 +1,6 @@
 """Fewer tokens per frame by averaging neighbours on the grid.
 
-Shape letters: N tokens, D hidden size, T frames, F frames of one plan, R C rows and columns of a frame's grid,
-I J rows and columns after pooling.
+Shape letters: N tokens (of one frame beside T or F), D hidden size, T frames, F frames of one plan, M cells.
 """
 
 import math
@@ -65,31 +64,26 @@ def _pool(tokens: VisualTokens, values_TND: torch.Tensor, frames: list[int], pla
     if plan == tokens.num_per_frame:
         index_FN = frames_F[:, None] * plan + torch.arange(plan, device=device)
         return take(tokens, index_FN.flatten())
-    rows, columns = tokens.grid
-    num_rows, num_columns = pooled_grid(tokens.grid, plan)
+    inside_MN = _cells(tokens.grid, plan, device)
+    size_M = inside_MN.sum(1)
+    place_N = torch.arange(tokens.num_per_frame, device=device)
+    first_M = torch.where(inside_MN, place_N, tokens.num_per_frame).amin(1)
     wide = torch.promote_types(values_TND.dtype, torch.float32)
-    means_IR, first_I, size_I = _cells(rows, num_rows, wide, device)
-    means_JC, first_J, size_J = _cells(columns, num_columns, wide, device)
-    values_FRCD = values_TND[frames_F].reshape(len(frames), rows, columns, -1).to(wide)
-    values_FICD = torch.einsum("ir,frcd->ficd", means_IR, values_FRCD)
-    values_FIJD = torch.einsum("jc,ficd->fijd", means_JC, values_FICD)
-    source_IJ = first_I[:, None] * columns + first_J
-    source_FIJ = frames_F[:, None, None] * tokens.num_per_frame + source_IJ
-    weight_IJ = size_I[:, None] * size_J
+    values_FMD = inside_MN.to(wide) / size_M[:, None] @ values_TND[frames_F].to(wide)
     return VisualTokens(
-        values_ND=values_FIJD.flatten(0, 2).to(values_TND.dtype),
-        source_N=source_FIJ.flatten(),
-        weight_N=weight_IJ.flatten().to(tokens.weight_N.dtype).repeat(len(frames)),
+        values_ND=values_FMD.flatten(0, 1).to(values_TND.dtype),
+        source_N=(frames_F[:, None] * tokens.num_per_frame + first_M).flatten(),
+        weight_N=size_M.to(tokens.weight_N.dtype).repeat(len(frames)),
         num_per_frame=tokens.num_per_frame,
         grid=tokens.grid,
     )
 
 
-def _cells(
-    size: int, num_cells: int, dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return how a side is cut: averaging matrix [num_cells, size], first index and size of each cell."""
-    cell_of = torch.arange(size, device=device) * num_cells // size
-    inside = cell_of == torch.arange(num_cells, device=device)[:, None]
-    sizes = inside.sum(1)
-    return inside.to(dtype) / sizes[:, None], sizes.cumsum(0) - sizes, sizes
+def _cells(grid: tuple[int, int], plan: int, device: torch.device) -> torch.Tensor:
+    """Return which places of the grid each cell covers, bool [M, N]; every place lies in one cell."""
+    rows, columns = grid
+    num_rows, num_columns = pooled_grid(grid, plan)
+    row_of = torch.arange(rows, device=device) * num_rows // rows
+    column_of = torch.arange(columns, device=device) * num_columns // columns
+    cell_N = (row_of[:, None] * num_columns + column_of).flatten()
+    return cell_N == torch.arange(num_rows * num_columns, device=device)[:, None]
