@@ -1,0 +1,17 @@
+"""Reading results the way other tools do: pyarrow, no Ray."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+TIMING = {"run_id", "decode_s", "score_s", "answer_s", "probe_s"}
+
+
+def read(out: Path, table: str) -> list[dict]:
+    files = sorted((out / table).glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def comparable(out: Path, table: str) -> list[str]:
+    """Every row without run ids and timings, in a fixed order, as text: equal lists are equal bit for bit."""
+    return sorted(repr({k: v for k, v in row.items() if k not in TIMING}) for row in read(out, table))
