@@ -1,0 +1,134 @@
+"""What a process must know of its device: which one, which number format, and how it fails.
+
+Three ways to fail, three answers: out of memory is retried once with half the batch, weights that do not load
+end the run, and a poisoned CUDA context ends the process.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from actors.models import Device
+from pipeline.errors import AnswerError, FatalWorkerError, ModelError
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(num_gpus: float) -> Device:
+    """Return `cuda` where a GPU is reserved for this process and torch sees one, else `cpu`."""
+    return "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(name: str, device: Device) -> torch.dtype:
+    """Return the number format of the weights; `auto` = bfloat16 where the device multiplies in it, else float32.
+
+    A CPU without bfloat16 instructions emulates them: slower than float32 and less exact, so `auto` avoids it.
+
+    Raises:
+        ModelError: no such format.
+    """
+    if name in _DTYPES:
+        return _DTYPES[name]
+    if name != "auto":
+        msg = f"dtype {name!r} is not known; expected auto or one of {', '.join(_DTYPES)}"
+        raise ModelError(msg)
+    return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+
+
+def _computes_bfloat16(device: Device) -> bool:
+    """Return whether the device has instructions for bfloat16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, on the GPU or (torch's CPU allocator has no type of its own) on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def halve_on_out_of_memory(
+    run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], what: str
+) -> list[Result]:
+    """Return `run(items)`; when memory runs out, the results of its two halves instead.
+
+    Halved once and not again: a batch that is twice too large is a bad setting, and anything beyond is a bad input.
+
+    Args:
+        run: returns one result per item; a result must not depend on its neighbours.
+        items: the batch.
+        what: names the batch in the error, e.g. "24 frames of 448 px".
+
+    Raises:
+        AnswerError: half the batch does not fit either.
+    """
+    try:
+        return run(items)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("out of memory on %s; trying again in two halves", what)
+    # out of the except block: its traceback would keep the failed batch alive
+    _empty_cache()
+    middle = (len(items) + 1) // 2
+    try:
+        return [result for half in (items[:middle], items[middle:]) if half for result in run(half)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _empty_cache()
+        msg = (
+            f"{what} do not fit in memory, not even in two halves ({_first_line(error)});"
+            " lower answer.frame_px or window.length_s, or reserve a larger device"
+        )
+        raise AnswerError(msg) from error
+
+
+def _empty_cache() -> None:
+    """Give torch's unused GPU memory back."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def exit_on_poisoned_cuda() -> Generator[None]:
+    """End this process when the block raises an error after which its CUDA context is unusable.
+
+    After an illegal access or a device-side assert every later CUDA call of the process fails, so an actor that
+    lives on would fail every row it is handed, fast, and empty the queue. An exception does not end a Ray actor;
+    a dead process does: Ray starts another and gives it the same block. `os._exit`, not `sys.exit`: the latter is
+    an exception too, and its clean-up would call into the broken context and may hang.
+    """
+    try:
+        yield
+    except (torch.AcceleratorError, FatalWorkerError) as error:
+        logger.critical("this process cannot go on, exiting so that it is replaced: %s", _first_line(error))
+        logging.shutdown()
+        os._exit(1)
+
+
+def load_error(model: str, doing: str, error: Exception) -> ModelError:
+    """Return the ModelError that says which model could not be loaded, at what step, and what to check."""
+    return ModelError(
+        f"model {model!r}: {doing} failed with {type(error).__name__}: {_first_line(error)};"
+        " expected a folder or hub id in the Hugging Face layout that transformers reads without extra code"
+        " (config.json, *.safetensors, tokenizer and preprocessor files); check the name, the revision and,"
+        " offline, that the model has been downloaded"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of a message; the libraries' own often run to a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,232 @@
+"""Reading a model from a folder or the hub: no code of the repository runs, no pickle is opened.
+
+Everything works on a local folder: a hub id is first brought into the hub's own cache (`HF_HUB_OFFLINE` and the
+other hub variables count), without weights on the driver, with them in the actor.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.device import load_error, pick_dtype
+from actors.models import Device
+from pipeline.errors import ModelError
+
+_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+_WEIGHT_FILES = "*.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_SAMPLE_BYTES = 65536
+
+_torchvision_ops: list[torch.library.Library] = []
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies and which state of it."""
+
+    name: str
+    """As the user wrote it."""
+    folder: Path
+    revision: str
+    """Commit hash of a hub model; of a folder 12 hex digits over its configuration and a sample of its weights."""
+
+
+def mend_torchvision() -> bool:
+    """Make a torchvision built for another torch importable, and return whether that was needed.
+
+    torchvision is not needed here, but transformers imports it wherever it is installed, and one whose compiled
+    library does not load fails with "operator torchvision::nms does not exist", and transformers with it.
+    Declaring the two operators it looks for is enough: everything but box suppression then works.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    try:
+        importlib.import_module("torchvision")
+    except (RuntimeError, ImportError, OSError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    else:
+        return False
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _torchvision_ops.append(library)  # the declaration lives as long as the object
+    return True
+
+
+def fetch(model: str, revision: str, *, weights: bool) -> ModelFiles:
+    """Return the local files of a model, brought from the hub if need be.
+
+    Args:
+        model: folder or hub id.
+        revision: commit, tag or branch of a hub model; empty = its main branch. A folder has none.
+        weights: whether the weights are needed too.
+
+    Raises:
+        ModelError: nothing there, no safetensors weights, or the hub cannot be reached.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        _check_weights(model, [path.name for path in folder.iterdir()])
+        return ModelFiles(model, folder, _content_hash(folder))
+    if folder.exists() or model.startswith((".", "/", "~")):
+        found = "a file" if folder.exists() else "nothing"
+        msg = f"model {model!r}: found {found} at this path, expected a folder with config.json and *.safetensors"
+        raise ModelError(msg)
+    return _fetch_hub(model, revision, weights=weights)
+
+
+def _fetch_hub(model: str, revision: str, *, weights: bool) -> ModelFiles:
+    """Return the files of a hub model in the hub's cache."""
+    from huggingface_hub import constants, list_repo_files, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [*_SMALL_FILES, *([_WEIGHT_FILES] if weights else [])]
+    try:
+        folder = Path(snapshot_download(model, revision=revision or None, allow_patterns=patterns))
+        if not constants.HF_HUB_OFFLINE:
+            _check_weights(model, list_repo_files(model, revision=folder.name))
+        elif weights:
+            _check_weights(model, [path.name for path in folder.iterdir()])
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise load_error(model, "fetching it from the hub", error) from error
+    return ModelFiles(model, folder, folder.name)
+
+
+def _check_weights(model: str, names: list[str]) -> None:
+    """Refuse a model without safetensors weights: the other formats are pickles, which run code when opened."""
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickles = sorted(name for name in names if name.endswith(_PICKLES))
+    if pickles:
+        msg = (
+            f"model {model!r}: found only pickled weights ({', '.join(pickles[:3])}), which can run any code when"
+            " opened; expected *.safetensors: convert them, or take a revision that has them"
+        )
+    else:
+        msg = (
+            f"model {model!r}: found no *.safetensors among {len(names)} files"
+            f" ({', '.join(sorted(names)[:5])}); expected a model in the Hugging Face layout"
+        )
+    raise ModelError(msg)
+
+
+def _content_hash(folder: Path) -> str:
+    """Return 12 hex digits over the small files, and over name, size, head and tail of each weight file.
+
+    Two fine-tunings of one model differ in all of their weights, so 128 KiB of each file tell them apart.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.json")):
+        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted(folder.glob(_WEIGHT_FILES)):
+        size_bytes = path.stat().st_size
+        digest.update(f"{path.name} {size_bytes}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size_bytes - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def read_config(files: ModelFiles) -> Any:
+    """Return the model's transformers configuration.
+
+    Raises:
+        ModelError: no config.json, an architecture this transformers does not have, or one that needs code from
+            the model's repository.
+    """
+    mend_torchvision()
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    path = files.folder / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+        kind = raw.get("model_type", "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise load_error(files.name, "reading config.json", error) from error
+    if kind not in CONFIG_MAPPING:
+        why = (
+            "runs code from the model's repository, which is refused"
+            if "auto_map" in raw
+            else "is not known here"
+        )
+        msg = (
+            f"model {files.name!r}: its architecture {kind!r} {why}; expected one that transformers implements:"
+            " look for a conversion of the same model (often named ...-hf)"
+        )
+        raise ModelError(msg)
+    try:
+        return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise load_error(files.name, "reading config.json", error) from error
+
+
+def read_preprocessing(files: ModelFiles) -> tuple[Any, Any, str]:
+    """Return the model's tokenizer, its image processor and its chat template (empty = it has none).
+
+    The combined processor class of transformers is not used: it cannot be built without torchvision, and for some
+    families not without num2words either. The PIL image processor is asked for wherever torchvision is installed
+    too, so that the same frame gives the same pixels on every machine.
+
+    Raises:
+        ModelError: a file is missing or cannot be read.
+    """
+    mend_torchvision()
+    from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise load_error(files.name, "reading its tokenizer", error) from error
+    try:
+        images = AutoImageProcessor.from_pretrained(files.folder, trust_remote_code=False, backend="pil")
+        settings, _ = ProcessorMixin.get_processor_dict(files.folder)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise load_error(files.name, "reading its image processor", error) from error
+    template: Any = settings.get("chat_template") or tokenizer.chat_template or ""
+    return tokenizer, images, template.get("default", "") if isinstance(template, dict) else template
+
+
+def load_model(auto: str, files: ModelFiles, dtype: str, device: Device) -> Any:
+    """Return the model with its weights, in evaluation mode, on the device.
+
+    Args:
+        auto: name of transformers' Auto class that builds it.
+        files: fetched with its weights.
+        dtype: number format, `pick_dtype` knows the names.
+        device: where the weights go.
+
+    Raises:
+        ModelError: weights are missing, do not fit the configuration, or the class does not build this model.
+    """
+    mend_torchvision()
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, info = getattr(transformers, auto).from_pretrained(
+            files.folder,
+            dtype=pick_dtype(dtype, device),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise load_error(files.name, "loading its weights", error) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        msg = (
+            f"model {files.name!r}: {len(missing)} weights are not in the files and would be random"
+            f" ({', '.join(missing[:3])}); expected a complete checkpoint of {type(model).__name__}"
+        )
+        raise ModelError(msg)
+    return model.eval().requires_grad_(False).to(device)
