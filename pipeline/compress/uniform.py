@@ -69,7 +69,8 @@ def _pool(tokens: VisualTokens, values_TND: torch.Tensor, frames: list[int], pla
     place_N = torch.arange(tokens.num_per_frame, device=device)
     first_M = torch.where(inside_MN, place_N, tokens.num_per_frame).amin(1)
     wide = torch.promote_types(values_TND.dtype, torch.float32)
-    values_FMD = inside_MN.to(wide) / size_M[:, None] @ values_TND[frames_F].to(wide)
+    means_MN = inside_MN.to(wide) / size_M[:, None]
+    values_FMD = means_MN @ values_TND[frames_F].to(wide)
     return VisualTokens(
         values_ND=values_FMD.flatten(0, 1).to(values_TND.dtype),
         source_N=(frames_F[:, None] * tokens.num_per_frame + first_M).flatten(),
