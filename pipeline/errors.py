@@ -27,6 +27,9 @@ class RowError(ReelsiftError):
 class ProbeError(RowError):
     """Not a video, or nothing in it that can be decoded."""
 
+    status = "unreadable"
+    """The file's status in rows.VIDEOS: unreadable or no_video."""
+
 
 class DecodeError(RowError):
     """Frames that the plan asks for cannot be decoded."""

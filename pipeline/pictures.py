@@ -1,0 +1,149 @@
+"""Going to a time in a video, and what may be believed of the pictures that come from there.
+
+A seek is a hint, and a picture after damage is a guess: both are checked here.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TypeAlias
+
+import av.error
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from pipeline.media import Video, ignore_other_streams, reason
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+SEEK_S = 5.0
+"""Times nearer than this to the start or to each other are read through instead of sought."""
+BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""How much earlier a seek is tried again when it lands too late."""
+PICTURE_BACK_OFF_S = (0.0, 2.0, 8.0, 32.0)
+"""The same when the key packet is early enough, but its first clean picture is not."""
+MAX_TROUBLES = 2000
+"""Errors of one span after which the rest of it is given up."""
+
+
+def start_and_tick(stream: VideoStream) -> tuple[int, float]:
+    """Return the stream's first presentation time in ticks, and the seconds of one tick."""
+    return stream.start_time or 0, float(stream.time_base or 1)
+
+
+def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
+    """Return the packets from a key packet shown at or before `pts` on, or from the file's first byte.
+
+    A seek that lands after the wanted time, as it does in transport streams, is repeated further back.
+    """
+    start, tick_s = start_and_tick(video.stream)
+    for back_s in BACK_OFF_S:
+        target = pts - round(back_s / tick_s)
+        if (target - start) * tick_s <= SEEK_S:
+            break
+        video.is_fresh = False
+        try:
+            video.container.seek(target, stream=video.stream)
+            packets = video.container.demux(video.stream)
+            key = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
+        except av.error.FFmpegError:
+            continue
+        if key is not None and key.pts is not None and key.pts <= pts:
+            return chain([key], packets)
+    if not video.is_fresh:
+        video.reopen()
+        ignore_other_streams(video)
+    video.is_fresh = False
+    return video.container.demux(video.stream)
+
+
+def pictures_from(video: Video, pts: int, troubles: list[str]) -> Iterator[tuple[VideoFrame, bool]]:
+    """Return the pictures from one shown at or before `pts` on, or from the file's first one; see `pictures`.
+
+    A key packet may give no clean picture (a recovery point; pictures that refer to the group before it), so
+    the first picture is checked as the first packet is.
+    """
+    start, tick_s = start_and_tick(video.stream)
+    for back_s in (*PICTURE_BACK_OFF_S, None):
+        target = start if back_s is None else max(start, pts - round(back_s / tick_s))
+        found = pictures(video, packets_from(video, target), troubles)
+        first = next(found, None)
+        if first is not None and (target == start or _pts(first[0]) <= pts):
+            return chain([first], found)
+    return iter(())
+
+
+def pictures(
+    video: Video, packets: Iterator[VideoPacket], troubles: list[str]
+) -> Iterator[tuple[VideoFrame, bool]]:
+    """Yield pictures in the order shown, each with whether pictures were lost just before it.
+
+    Decoders conceal damage: what follows a broken packet looks plausible, refers to pictures that never were,
+    and is seldom marked. So nothing is believed from a broken packet to the next key picture shown after it.
+
+    Args:
+        video: where the packets come from.
+        packets: from a key packet on.
+        troubles: one line is appended for each error met.
+    """
+    latest = -(2**63)
+    broken_at: int | None = None
+    is_after_loss = False
+    for frames, is_broken, at in _decoded(video, packets, troubles):
+        if is_broken:
+            broken_at = max(latest if at is None else at, broken_at or latest)
+        for frame in frames:
+            if frame.pts is None:
+                troubles.append("its pictures carry no times; remux it into a container that keeps them")
+                return
+            if frame.is_corrupt:
+                broken_at = max(frame.pts, broken_at or latest)
+            elif broken_at is not None and frame.key_frame and frame.pts > broken_at:
+                broken_at = None
+            if broken_at is not None:
+                is_after_loss = True
+            elif frame.pts > latest:
+                latest = frame.pts
+                yield frame, is_after_loss
+                is_after_loss = False
+
+
+def _decoded(
+    video: Video, packets: Iterator[VideoPacket], troubles: list[str]
+) -> Iterator[tuple[list[VideoFrame], bool, int | None]]:
+    """Yield the pictures each packet gives, whether it is broken, and its time if it has one."""
+    for packet in _through_errors(video, packets, troubles):
+        if packet is None:
+            yield [], True, None
+            continue
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError as error:
+            troubles.append(reason(error))
+            yield [], True, packet.pts
+        else:
+            yield frames, packet.is_corrupt, packet.pts
+
+
+def _through_errors(
+    video: Video, packets: Iterator[VideoPacket], troubles: list[str]
+) -> "Iterator[VideoPacket | None]":
+    """Yield packets to the end of the file, None where the demuxer stumbled."""
+    while len(troubles) < MAX_TROUBLES:
+        try:
+            yield from packets
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError as error:
+            troubles.append(reason(error))
+            yield None
+            packets = video.container.demux(video.stream)
+        else:
+            return
+
+
+def _pts(frame: VideoFrame) -> int:
+    """Return a picture's time; the smallest number when it has none."""
+    return -(2**63) if frame.pts is None else frame.pts
