@@ -1,0 +1,105 @@
+"""SQL over the tables of an output folder, read-only.
+
+DuckDB sees one view per table of rows.TABLES and nothing else: no other file, no write, no network beyond the
+bucket the folder is in. Buckets are read through the store's own client, because DuckDB's extension for them
+would have to be downloaded.
+"""
+
+import re
+from collections.abc import Iterator
+
+import duckdb
+import pyarrow as pa
+
+from pipeline import rows, store
+from pipeline.errors import ConfigError
+
+BATCH_ROWS = 10_000
+SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+}
+
+
+def open_views(out: str) -> duckdb.DuckDBPyConnection:
+    """Return a connection on which videos, frames, answers and verdicts are views of an output folder.
+
+    A table without files yet is an empty view with its columns. Files that are committed later are not seen.
+
+    Raises:
+        ConfigError: no such folder, or not one that the job wrote.
+        StoreError: the bucket or folder cannot be read.
+    """
+    if not store.exists(out):
+        msg = f"{out}: no such folder"
+        raise ConfigError(msg)
+    files = {table: _part_files(out, table) for table in rows.TABLES}
+    if not any(files.values()) and not store.exists(store.join(out, "_run")):
+        msg = f"{out} is not an output folder: it holds none of {'/, '.join(rows.TABLES)}/ and no _run/"
+        raise ConfigError(msg)
+    connection = duckdb.connect()
+    fs, _ = store.open_fs(out)
+    if "s3" in fs.protocol:
+        connection.register_filesystem(fs)
+    for table, schema in rows.TABLES.items():
+        if files[table]:
+            connection.read_parquet([_literal(path) for path in files[table]]).create_view(table)
+        else:
+            columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
+            connection.execute(f"CREATE VIEW {table} AS SELECT {columns} WHERE false")
+    paths = [path for table in files.values() for path in table]
+    connection.execute("SET allowed_paths = ?", [[*paths, *map(_literal, paths)]])
+    connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def select(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Iterator[tuple[object, ...]]]:
+    """Run one reading statement; return its column names and its rows, streaming.
+
+    Raises:
+        ConfigError: the SQL is wrong, holds several statements, or does something else than read.
+    """
+    try:
+        statements = connection.extract_statements(sql)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            found = ", ".join(statement.type.name for statement in statements) or "nothing"
+            msg = f"only one SELECT, WITH, DESCRIBE, SHOW or SUMMARIZE can be run here, found {found}"
+            raise ConfigError(msg)
+        cursor = connection.execute(statements[0])
+    except duckdb.Error as error:
+        raise ConfigError(str(error)) from error
+    return [column[0] for column in cursor.description or ()], _fetch(cursor)
+
+
+def _fetch(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[object, ...]]:
+    try:
+        while batch := cursor.fetchmany(BATCH_ROWS):
+            yield from batch
+    except duckdb.Error as error:
+        raise ConfigError(str(error)) from error
+
+
+def _part_files(out: str, table: str) -> list[str]:
+    """Return the committed files of a table, local ones with absolute paths."""
+    uris = [entry.uri for entry in store.list_files(store.join(out, table), missing_ok=True)]
+    return [uri if "://" in uri else store.open_fs(uri)[1] for uri in uris if uri.endswith(".parquet")]
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    """Return DuckDB's name of a column type (DuckDB would load pandas to take an empty Arrow table)."""
+    if isinstance(kind, pa.ListType):
+        return f"{_sql_type(kind.value_type)}[]"
+    if isinstance(kind, pa.StructType):
+        fields = ", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in kind)
+        return f"STRUCT({fields})"
+    return SQL_TYPES[kind]
+
+
+def _literal(path: str) -> str:
+    """Return a path in which DuckDB takes `*`, `?` and `[` as they stand."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", path)
