@@ -5,6 +5,7 @@ left to do. Running the same command again does only what is missing.
 """
 
 import logging
+import re
 import sys
 import time
 from collections import Counter
@@ -40,7 +41,7 @@ class Arguments:
     """A question to find the moments of, instead of a file; may be given several times."""
     dry_run: bool = False
     """Print what would be done, start nothing."""
-    job: tyro.conf.OmitArgPrefixes[JobConfig] = field(default_factory=JobConfig)
+    job: Annotated[JobConfig, tyro.conf.arg(name="")] = field(default_factory=JobConfig)
 
 
 def main(argv: list[str]) -> int:
@@ -64,10 +65,10 @@ def _inputs(args: Arguments) -> tuple[str, str, list[Any]]:
     Raises:
         ConfigError: the number of paths does not fit, or the query file has mistakes.
     """
-    from pipeline.queries import load_queries, queries_of
+    from pipeline.queries import load_queries, one_query
 
     if args.query and len(args.paths) == 2:
-        return args.paths[0], args.paths[1], queries_of(args.query)
+        return args.paths[0], args.paths[1], [one_query(text) for text in dict.fromkeys(args.query)]
     if not args.query and len(args.paths) == 3:
         return args.paths[0], args.paths[2], load_queries(args.paths[1])
     expected = "VIDEOS OUT beside --query" if args.query else "VIDEOS QUERIES OUT"
@@ -233,16 +234,21 @@ def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
 
 
 def _unwrapped(error: BaseException) -> JobError:
-    """Return the JobError inside Ray's task errors, or one that says what Ray said."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, JobError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    text = str(error).strip().splitlines()
-    return JobError(
-        f"the run broke: {type(error).__name__}: {text[-1] if text else ''}; what is committed stays"
-    )
+    """Return the project's own error inside a failed Ray task, or one that says what Ray said.
+
+    Ray hands on what a stage raised only as the text of its trace.
+    """
+    from pipeline import errors
+
+    trace = str(error)
+    logger.error("a stage failed:\n%s", trace)
+    ours = re.findall(r"^pipeline\.errors\.(\w+): (.*)$", trace, re.MULTILINE)
+    if ours:
+        name, message = ours[-1]
+        kind = getattr(errors, name, JobError)
+        return kind(message) if issubclass(kind, JobError) else JobError(f"{name}: {message}")
+    first = trace.split("The above exception was the direct cause")[0].strip().splitlines()
+    return JobError(f"the run broke: {first[-1] if first else type(error).__name__}; what is committed stays")
 
 
 def _versions() -> dict[str, str]:

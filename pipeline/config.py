@@ -90,8 +90,6 @@ class PlanConfig:
     """Token divisor of relevant frames on the fragment route (VideoRouter s_1)."""
     scale_background: Count = 4
     """Token divisor of the other frames on the fragment route (VideoRouter s_0)."""
-    max_evidence: Count = 8
-    """Evidence frames listed per answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
@@ -144,6 +142,16 @@ class JobConfig:
     """Entry of AGGREGATORS, or `package.module:function`: how a video's windows become its verdict."""
     max_failed_fraction: Fraction = 1.0
     """Share of rows that may fail before the job ends with exit code 1."""
+
+    def __post_init__(self) -> None:
+        """Check the stages against each other."""
+        scales = (self.plan.scale_global, self.plan.scale_relevant, self.plan.scale_background)
+        if self.compress.compressor == "none" and scales != (1, 1, 1):
+            msg = (
+                f"compressor 'none' shows frames whole or not at all, but the plan shrinks them (scales {scales});"
+                " set --plan.scale-global 1 --plan.scale-background 1, or another --compress.compressor"
+            )
+            raise ConfigError(msg)
 
 
 def dump(config: JobConfig) -> dict[str, Any]:

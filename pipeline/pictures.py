@@ -22,6 +22,7 @@ BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How much earlier a seek is tried again when it lands too late."""
 PICTURE_BACK_OFF_S = (0.0, 2.0, 8.0, 32.0)
 """The same when the key packet is early enough, but its first clean picture is not."""
+BEFORE_ALL = -(2**63)
 MAX_TROUBLES = 2000
 """Errors of one span after which the rest of it is given up."""
 
@@ -68,7 +69,7 @@ def pictures_from(video: Video, pts: int, troubles: list[str]) -> Iterator[tuple
         target = start if back_s is None else max(start, pts - round(back_s / tick_s))
         found = pictures(video, packets_from(video, target), troubles)
         first = next(found, None)
-        if first is not None and (target == start or _pts(first[0]) <= pts):
+        if first is not None and (target == start or (first[0].pts or 0) <= pts):
             return chain([first], found)
     return iter(())
 
@@ -86,21 +87,20 @@ def pictures(
         packets: from a key packet on.
         troubles: one line is appended for each error met.
     """
-    latest = -(2**63)
-    broken_at: int | None = None
-    is_after_loss = False
-    for frames, is_broken, at in _decoded(video, packets, troubles):
-        if is_broken:
-            broken_at = max(latest if at is None else at, broken_at or latest)
+    latest = broken_at = BEFORE_ALL
+    is_broken = is_after_loss = False
+    for frames, has_error, at in _decoded(video, packets, troubles):
+        if has_error:
+            is_broken, broken_at = True, max(broken_at, latest if at is None else at)
         for frame in frames:
             if frame.pts is None:
                 troubles.append("its pictures carry no times; remux it into a container that keeps them")
                 return
             if frame.is_corrupt:
-                broken_at = max(frame.pts, broken_at or latest)
-            elif broken_at is not None and frame.key_frame and frame.pts > broken_at:
-                broken_at = None
-            if broken_at is not None:
+                is_broken, broken_at = True, max(broken_at, frame.pts)
+            elif frame.key_frame and frame.pts > broken_at:
+                is_broken = False
+            if is_broken:
                 is_after_loss = True
             elif frame.pts > latest:
                 latest = frame.pts
@@ -142,8 +142,3 @@ def _through_errors(
             packets = video.container.demux(video.stream)
         else:
             return
-
-
-def _pts(frame: VideoFrame) -> int:
-    """Return a picture's time; the smallest number when it has none."""
-    return -(2**63) if frame.pts is None else frame.pts

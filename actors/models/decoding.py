@@ -25,11 +25,15 @@ class Prefix:
     cache: Any
     num_tokens: int
     next_position: int
-    """Position of the first token behind it: one more than the highest so far, on every axis."""
+    """Position of the first token behind it, on every axis."""
 
 
 def prefill(
-    model: Any, embeds_LD: torch.Tensor, positions_PL: torch.Tensor, extra: Mapping[str, Any]
+    model: Any,
+    embeds_LD: torch.Tensor,
+    positions_PL: torch.Tensor,
+    next_position: int,
+    extra: Mapping[str, Any],
 ) -> Prefix:
     """Return the head of a prompt, prefilled.
 
@@ -37,14 +41,16 @@ def prefill(
         model: the whole language model.
         embeds_LD: its tokens' embeddings, visual ones injected.
         positions_PL: their positions, gaps where visual tokens were dropped.
-        extra: more arguments of the model's forward (Qwen3-VL's features for its first layers).
+        next_position: position of the first token behind them; not their largest plus one where the last visual
+            tokens were dropped.
+        extra: inputs that replace `embeds_LD` (Qwen3-VL's, with features for its first layers); empty = none.
     """
     from transformers import DynamicCache
 
     # a plain cache: one built from the configuration could hold sliding layers, which cannot be rewound
     cache = DynamicCache()
     _forward(model, cache, positions_PL, extra or {"inputs_embeds": embeds_LD[None]})
-    return Prefix(cache, embeds_LD.shape[0], int(positions_PL.max()) + 1)
+    return Prefix(cache, embeds_LD.shape[0], next_position)
 
 
 def step(

@@ -210,6 +210,7 @@ def load_model(auto: str, files: ModelFiles, dtype: str, device: Device) -> Any:
     """
     mend_torchvision()
     import transformers
+    from safetensors import SafetensorError
 
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -220,7 +221,7 @@ def load_model(auto: str, files: ModelFiles, dtype: str, device: Device) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise load_error(files.name, "loading its weights", error) from error
     missing = sorted(info["missing_keys"])
     if missing:

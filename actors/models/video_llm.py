@@ -194,12 +194,18 @@ class VideoLlm:
             plan_T: visual tokens allowed per shown frame.
 
         Raises:
-            AnswerError: no room in the model's context.
+            AnswerError: no token is left, or no room in the model's context.
         """
         clip = whole_frames(features.values_NKD, self.parts.grid)
         kept = self.compress(clip, plan_T, prune_ratio=self.prune_ratio)
         source_C = kept.source_N.to(self.model.device)
         tokens_T = torch.bincount(kept.frame_N.cpu(), minlength=len(plan_T)).tolist()
+        if not sum(tokens_T):
+            msg = (
+                f"compression left none of the {len(clip.source_N)} visual tokens of {len(plan_T)} frames, planned"
+                f" {sum(plan_T)}; raise plan.budget_tokens, or take a compressor that can cut a frame"
+            )
+            raise AnswerError(msg)
 
         head_L = torch.tensor(prompt.head, device=self.model.device)
         visual_L = head_L == self.parts.config.image_token_id
@@ -215,18 +221,21 @@ class VideoLlm:
         keep_L[ends_TK[alive]] = True
 
         self._check_room(int(keep_L.sum()) + len(prompt.tail))
-        positions_PL = self._positions(head_L, keep_L, len(plan_T))
+        positions_PL, next_position = self._positions(head_L, keep_L, len(plan_T))
         extra = {}
         if features.layers_NKD:
             layers = [layer_NKD.flatten(0, 1)[source_C] for layer_NKD in features.layers_NKD]
             extra = _deepstack_inputs(head_L[keep_L], embeds_LD[placed_C], layers)
-        prefix = prefill(self.model, embeds_LD[keep_L], positions_PL, extra)
+        prefix = prefill(self.model, embeds_LD[keep_L], positions_PL, next_position, extra)
         return Shown(prompt.head, plan_T, prefix, tuple(tokens_T))
 
-    def _positions(self, head_L: torch.Tensor, keep_L: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """Return the positions [P, kept] of a prompt's kept tokens; see the module."""
+    def _positions(
+        self, head_L: torch.Tensor, keep_L: torch.Tensor, num_frames: int
+    ) -> tuple[torch.Tensor, int]:
+        """Return the positions [P, kept] of a prompt's kept tokens, and the one behind them; see the module."""
         if self.axes == 1:
-            return torch.arange(int(keep_L.sum()), device=head_L.device)[None]
+            kept = int(keep_L.sum())
+            return torch.arange(kept, device=head_L.device)[None], kept
         merged = self.parts.config.vision_config.spatial_merge_size
         rows, columns = self.parts.grid
         positions_PBL, _ = self.model.model.get_rope_index(
@@ -234,7 +243,7 @@ class VideoLlm:
             mm_token_type_ids=(head_L == self.parts.config.image_token_id)[None].int(),
             image_grid_thw=torch.tensor([[1, rows * merged, columns * merged]] * num_frames),
         )
-        return positions_PBL[:, 0, keep_L]
+        return positions_PBL[:, 0, keep_L], int(positions_PBL.max()) + 1
 
     def _check_room(self, prompt_tokens: int) -> None:
         """Refuse a prompt behind which an answer has no room."""
