@@ -1,0 +1,121 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from actors.device import halve_on_out_of_memory, load_error, pick_device, pick_dtype
+from actors.models.loading import mend_torchvision
+from pipeline.errors import AnswerError, ModelError
+
+
+def python(code, **settings):
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, **settings)
+
+
+def test_a_gpu_is_used_where_one_is_reserved_and_seen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (pick_device(0), pick_device(0.25), pick_device(1)) == ("cpu", "cuda", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(1) == "cpu"
+
+
+def test_auto_is_bfloat16_only_where_the_device_computes_in_it(monkeypatch):
+    for native in (True, False):
+        auto = torch.bfloat16 if native else torch.float32
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native})
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, native=native, **__: native)
+        assert (pick_dtype("auto", "cpu"), pick_dtype("auto", "cuda")) == (auto, auto)
+    assert pick_dtype("float16", "cpu") == torch.float16
+    with pytest.raises(ModelError, match="dtype 'int3' is not known; expected auto or one of float32"):
+        pick_dtype("int3", "cpu")
+
+
+class Memory:
+    """Runs batches up to a size and notes their sizes."""
+
+    def __init__(self, fits, error=torch.OutOfMemoryError):
+        self.fits, self.error, self.sizes = fits, error, []
+
+    def __call__(self, items):
+        self.sizes.append(len(items))
+        if len(items) > self.fits:
+            raise self.error("DefaultCPUAllocator: can't allocate memory")
+        return [item * 2 for item in items]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+def test_a_batch_that_does_not_fit_is_halved_once(error):
+    memory = Memory(4, error)
+    assert halve_on_out_of_memory(memory, range(7), "seven") == [0, 2, 4, 6, 8, 10, 12]
+    assert memory.sizes == [7, 4, 3]
+    memory = Memory(3, error)
+    with pytest.raises(
+        AnswerError, match=r"seven do not fit in memory, not even in two halves .* lower answer"
+    ):
+        halve_on_out_of_memory(memory, range(7), "seven")
+    assert memory.sizes == [7, 4]
+    with pytest.raises(AnswerError, match="one do not fit"):
+        halve_on_out_of_memory(Memory(0, error), range(1), "one")
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    def broken(_):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        halve_on_out_of_memory(broken, range(2), "two")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [("torch.AcceleratorError", 1), ("FatalWorkerError", 1), ("ValueError", 7)]
+)
+def test_a_poisoned_process_exits_without_clean_up_and_says_why(error, code):
+    done = python(f"""
+        import atexit, logging, sys, torch
+        from actors.device import exit_on_poisoned_cuda
+        from pipeline.errors import FatalWorkerError
+        logging.basicConfig()
+        atexit.register(print, "cleaned up")
+        try:
+            with exit_on_poisoned_cuda():
+                raise {error}("CUDA error: an illegal memory access was encountered")
+        except ValueError:
+            sys.exit(7)
+    """)
+    assert done.returncode == code
+    assert ("illegal memory access" in done.stderr) == (code == 1)
+    assert ("cleaned up" in done.stdout) == (code != 1)
+
+
+def test_load_errors_say_which_model_and_what_to_check():
+    error = load_error("someone/tiny", "reading config.json", ValueError("bad\nlong story"))
+    assert "model 'someone/tiny': reading config.json failed with ValueError: bad; expected" in str(error)
+    assert "long story" not in str(error)
+
+
+def test_a_torchvision_without_its_operators_is_mended(tmp_path):
+    # what a torchvision built for another torch does when imported: its operators are not registered
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("from torchvision import broken\n")
+    (package / "broken.py").write_text(
+        "import torch\ntry:\n    torch.ops.torchvision.nms\n    torch.ops.torchvision.qnms\n"
+        "except AttributeError as error:\n"
+        "    raise RuntimeError('operator torchvision::nms does not exist') from error\n"
+    )
+    code = f"""
+        import sys; sys.path.insert(0, {str(tmp_path)!r})
+        from actors.models.loading import mend_torchvision
+        print(mend_torchvision(), mend_torchvision())
+        import torchvision; print(torchvision.__file__)
+    """
+    done = python(code)
+    assert done.stdout.split() == ["True", "False", str(package / "__init__.py")], done.stderr
+
+
+def test_without_torchvision_nothing_is_mended(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert mend_torchvision() is False
