@@ -1,0 +1,25 @@
+"""Measured comparisons: `reelsift bench NAME ...`. The last stdout line is one JSON document, tables go to stderr."""
+
+import sys
+from collections.abc import Callable
+
+from jobs import bench_retrieval
+from pipeline.errors import ConfigError
+
+BENCHES: dict[str, Callable[[list[str]], int]] = {"retrieval": bench_retrieval.main}
+
+
+def main(argv: list[str]) -> int:
+    """Run the comparison that the first argument names; return its exit code.
+
+    Raises:
+        ConfigError: no such comparison, or its arguments do not fit.
+    """
+    known = ", ".join(BENCHES)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: reelsift bench NAME ...\n\n{__doc__}\n\nNAME is one of: {known}", file=sys.stderr)
+        return 0 if argv else 2
+    if argv[0] not in BENCHES:
+        msg = f"no comparison {argv[0]!r}; known: {known}"
+        raise ConfigError(msg)
+    return BENCHES[argv[0]](argv[1:])

@@ -1,0 +1,115 @@
+"""Figures of the retrieval bench against slow references, and the bench itself on a made-up video."""
+
+import itertools
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from jobs import bench, bench_retrieval
+from jobs.bench_retrieval import (
+    Label,
+    average_precision,
+    chance_precision,
+    evidence_recall,
+    judge,
+    read_labels,
+)
+from pipeline.errors import ConfigError
+
+
+def test_average_precision_by_hand() -> None:
+    # ranks of the hits: 1 and 3 -> (1/1 + 2/3) / 2
+    assert average_precision([0.9, 0.8, 0.7, 0.1], [True, False, True, False]) == pytest.approx(
+        (1 + 2 / 3) / 2
+    )
+    assert average_precision([0.1, 0.2, 0.9], [False, False, True]) == 1
+    assert np.isnan(average_precision([0.1, 0.2], [False, False]))
+
+
+@pytest.mark.parametrize(("items", "hits"), [(1, 1), (2, 1), (5, 2), (6, 3), (6, 6)])
+def test_chance_is_the_mean_over_all_orders(items: int, hits: int) -> None:
+    is_hit_N = np.arange(items) < hits
+    found = [average_precision(np.asarray(order), is_hit_N) for order in itertools.permutations(range(items))]
+    assert chance_precision(items, hits) == pytest.approx(np.mean(found))
+
+
+def test_evidence_recall_is_half_open() -> None:
+    spans_s = [(0.0, 1.0), (2.0, 3.0)]
+    assert evidence_recall([1.0, 3.0], spans_s) == 0
+    assert evidence_recall([0.0, 0.5], spans_s) == 0.5
+    assert evidence_recall([0.999, 2.0], spans_s) == 1
+
+
+def test_judge_counts_spans_without_a_frame_as_missed() -> None:
+    label = Label("a.mp4", "a dog", ((1.0, 2.0), (2.2, 2.8)))
+    relevance_N = np.asarray([0.1, 0.9, 0.2, 0.3], np.float32)
+    result = judge(label, np.arange(4.0), relevance_N, relevance_N)
+    assert (result.prevalence, result.ap, result.recall[1], result.recall[10]) == (0.25, 1.0, 0.5, 0.5)
+    assert result.recall_uniform[1] == 0  # the middle frame, at 2 s
+    assert result.ap_chance == pytest.approx(chance_precision(4, 1))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        '{"file": "a.mp4", "query": "x"}',
+        '{"file": "a.mp4", "query": "x", "spans_s": []}',
+        '{"file": "a.mp4", "query": "x", "spans_s": [[3, 3]]}',
+        '{"file": "a.mp4", "query": "x", "spans_s": [[1, 2, 3]]}',
+        "[1, 2]",
+    ],
+)
+def test_bad_labels_name_their_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"file": "a.mp4", "query": "x", "spans_s": [[0, 1]]}\n\n' + line + "\n")
+    with pytest.raises(ConfigError, match="line 3"):
+        read_labels(path)
+
+
+def test_labels_that_ship_can_be_read() -> None:
+    labels = read_labels(Path(__file__).parents[2] / "examples" / "labels" / "clips.jsonl")
+    assert len({(label.file, label.query) for label in labels}) == len(labels) >= 13
+
+
+def test_missing_video_is_named(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"file": "gone.mp4", "query": "x", "spans_s": [[0, 1]]}\n')
+    with pytest.raises(ConfigError, match=r"gone\.mp4"):
+        bench_retrieval.main(["--media", str(tmp_path), "--labels", str(labels)])
+
+
+def test_unknown_bench_is_a_usage_error() -> None:
+    with pytest.raises(ConfigError, match=r"known: .*retrieval"):
+        bench.main(["retrival"])
+
+
+def test_finds_when_a_picture_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Grass-like noise, then a checkerboard: the bench ranks the board's seconds first and says so in JSON."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.indices((240, 320)) // 30
+    board = np.where((rows + columns) % 2, 255, 0).astype(np.uint8)[..., None].repeat(3, axis=2)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for index in range(24):
+            grass = np.stack([rng.integers(0, high, (240, 320)) for high in (60, 200, 60)], axis=2).astype(
+                np.uint8
+            )
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(board if index >= 16 else grass, "rgb24")))
+        container.mux(stream.encode(None))
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text(
+        '{"file": "clip.mp4", "query": "When is a crossword puzzle visible?", "spans_s": [[8, 12]]}\n'
+    )
+    report = tmp_path / "report.md"
+    arguments = ["retrieval", "--media", str(tmp_path), "--labels", str(labels), "--report", str(report)]
+    assert bench.main(arguments) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["questions"][0]["num_frames"] == 12
+    assert document["questions"][0]["prevalence"] == pytest.approx(1 / 3)
+    assert document["map"] == 1.0 > document["map_chance"]
+    assert "crossword" in report.read_text()
