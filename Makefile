@@ -1,0 +1,52 @@
+# Everything a developer runs. Each target alone is enough on a fresh machine with Python 3.11, make and git.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+BIN := .venv/bin
+STAMP := .venv/.ready
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help setup check test demo bench chaos golden constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## install everything into .venv, once per change of pyproject.toml or constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo]' --group dev
+	touch $@
+
+check: $(STAMP) ## lint, format, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: check ## check, then all tests
+	$(BIN)/python -m pytest
+
+demo: $(STAMP) ## answer questions over a few real clips and show the hits
+	$(BIN)/python -m jobs.demo
+
+bench: $(STAMP) ## measured comparisons
+	$(BIN)/python -m jobs.bench
+
+chaos: $(STAMP) ## kill workers and jobs at random, many times (long)
+	$(BIN)/python -m pytest tests/chaos
+
+golden: $(STAMP) ## write the golden files anew; review the difference
+	$(BIN)/python -m tests.golden.regenerate
+
+constraints: ## resolve anew and write constraints.txt
+	rm -rf .venv-new && $(PYTHON) -m venv .venv-new
+	.venv-new/bin/python -m pip install -q --upgrade pip
+	.venv-new/bin/python -m pip install -q -e '.[demo]' --group dev
+	echo '# Exact versions of everything a development installation holds. Made by: make constraints' > constraints.txt
+	.venv-new/bin/python -m pip freeze --all --exclude-editable | grep -v '^#' | sed 's/+cpu$$//' >> constraints.txt
+	rm -rf .venv-new
+
+clean: ## remove everything that was made here
+	rm -rf .venv .demo build dist out .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
