@@ -52,26 +52,33 @@ class FrameFeatures:
     layers_NKD: tuple[torch.Tensor, ...]
     """Features added inside the first language layers (Qwen3-VL's deepstack), one tensor per layer."""
 
-    def pick(self, rows: Sequence[int]) -> "FrameFeatures":
-        """Return the features of some of the frames."""
-        picked = list(rows)
-        return FrameFeatures(
-            self.values_NKD[picked],
-            self.separators_NKD[picked],
-            tuple(layer_NKD[picked] for layer_NKD in self.layers_NKD),
-        )
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The frames that one plan shows, compressed to it. Frames that keep no token are no longer part of it."""
+
+    plan: tuple[tuple[int, int], ...]
+    """(row of the evidence, visual tokens allowed) of each planned frame."""
+    rows: tuple[int, ...]
+    """Rows of the evidence that keep at least one token."""
+    tokens_T: tuple[int, ...]
+    """Visual tokens each of them keeps."""
+    values_CD: torch.Tensor
+    place_C: torch.Tensor
+    """[C] int64, increasing: index of the token among all tokens that these frames had before compression."""
+    separators_TD: torch.Tensor
+    """[T, separators, D]"""
+    layers_CD: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The visual half of a prompt, prefilled: shared by all questions with the same frames and plan."""
+    """A clip in a prompt, prefilled: shared by all questions with the same plan."""
 
+    clip: Clip
     head: tuple[int, ...]
-    plan_T: tuple[int, ...]
-    """Visual tokens allowed per shown frame."""
+    """The prompt's tokens at full resolution."""
     prefix: Prefix
-    tokens_T: tuple[int, ...]
-    """Visual tokens placed for each shown frame."""
 
 
 def describe(config: AnswerConfig) -> AnswererFacts:
@@ -124,18 +131,21 @@ class VideoLlm:
         answers: list[Answer | None] = [None] * len(asks)
         features = self.encode_frames(window.evidence.data_NHWC[union]) if window.evidence and union else None
         # questions with the same plan stand together and share one prefill; only one is kept at a time
+        clip: Clip | None = None
         shown: Shown | None = None
         for index in sorted(range(len(asks)), key=lambda index: asks[index].plan.tokens_N):
             ask, rows = asks[index], rows_of[index]
             try:
-                if features is None or not rows or ask.query.kind == "find":
+                if features is None or not rows:
                     raise AnswerError(_why_not(window, ask))
-                prompt = write_prompt(self.parts, _times_s(window, rows), ask.query)
-                plan_T = tuple(ask.plan.tokens_N[window.evidence_index[row]] for row in rows)
-                if shown is None or (shown.head, shown.plan_T) != (prompt.head, plan_T):
-                    shown = None  # frees the cache before the next one is made
-                    shown = self.show(prompt, features.pick([union.index(row) for row in rows]), plan_T)
-                answers[index] = self._ask(window, ask, rows, prompt, shown)
+                plan = tuple((row, ask.plan.tokens_N[window.evidence_index[row]]) for row in rows)
+                if clip is None or clip.plan != plan:
+                    clip = self.compress_frames(features, [union.index(row) for row in rows], plan)
+                prompt = write_prompt(self.parts, _times_s(window, clip.rows), ask.query)
+                if shown is None or shown.clip is not clip or shown.head != prompt.head:
+                    shown = None  # frees its cache before the next one is made
+                    shown = self.show(prompt, clip)
+                answers[index] = self._ask(window, ask, prompt, shown)
             except RowError as error:
                 answers[index] = self._refused(window, str(error))
             except (RuntimeError, MemoryError) as error:
@@ -185,49 +195,65 @@ class VideoLlm:
         per_frame = [tensor.unflatten(0, (len(data_NHWC), -1))[: len(frames)] for tensor in flat]
         return list(zip(*per_frame, strict=True))
 
-    def show(self, prompt: Prompt, features: FrameFeatures, plan_T: tuple[int, ...]) -> Shown:
-        """Return the visual half of a prompt, compressed to its plan and prefilled.
+    def compress_frames(
+        self, features: FrameFeatures, picked: list[int], plan: tuple[tuple[int, int], ...]
+    ) -> Clip:
+        """Return some of the frames, compressed.
 
         Args:
-            prompt: at full resolution.
-            features: of the shown frames.
-            plan_T: visual tokens allowed per shown frame.
+            features: of all frames of the window.
+            picked: which of them the plan is about.
+            plan: see Clip.
 
         Raises:
-            AnswerError: no token is left, or no room in the model's context.
+            AnswerError: nothing is left.
         """
-        clip = whole_frames(features.values_NKD, self.parts.grid)
-        kept = self.compress(clip, plan_T, prune_ratio=self.prune_ratio)
-        source_C = kept.source_N.to(self.model.device)
-        tokens_T = torch.bincount(kept.frame_N.cpu(), minlength=len(plan_T)).tolist()
-        if not sum(tokens_T):
+        clip = whole_frames(features.values_NKD[picked], self.parts.grid)
+        kept = self.compress(clip, [tokens for _, tokens in plan], prune_ratio=self.prune_ratio)
+        tokens_T = torch.bincount(kept.frame_N, minlength=len(plan))
+        alive_T = tokens_T > 0
+        if not bool(alive_T.any()):
             msg = (
-                f"compression left none of the {len(clip.source_N)} visual tokens of {len(plan_T)} frames, planned"
-                f" {sum(plan_T)}; raise plan.budget_tokens, or take a compressor that can cut a frame"
+                f"compression left none of the {len(clip.source_N)} visual tokens of {len(plan)} frames, planned"
+                f" {sum(tokens for _, tokens in plan)}; raise plan.budget_tokens, or take a compressor that can cut a"
+                " frame"
             )
             raise AnswerError(msg)
+        new_frame_T = alive_T.cumsum(0) - 1
+        alive = alive_T.nonzero()[:, 0].tolist()
+        return Clip(
+            plan=plan,
+            rows=tuple(plan[frame][0] for frame in alive),
+            tokens_T=tuple(tokens_T[alive_T].tolist()),
+            values_CD=kept.values_ND,
+            place_C=new_frame_T[kept.frame_N] * clip.num_per_frame + kept.source_N % clip.num_per_frame,
+            separators_TD=features.separators_NKD[[picked[frame] for frame in alive]],
+            layers_CD=tuple(layer[picked].flatten(0, 1)[kept.source_N] for layer in features.layers_NKD),
+        )
 
+    def show(self, prompt: Prompt, clip: Clip) -> Shown:
+        """Return the visual half of a prompt, its placeholders replaced by a clip's tokens, prefilled.
+
+        Raises:
+            AnswerError: no room in the model's context.
+        """
         head_L = torch.tensor(prompt.head, device=self.model.device)
         visual_L = head_L == self.parts.config.image_token_id
-        places_TK = visual_L.nonzero()[:, 0].unflatten(0, (len(plan_T), -1))
-        grid_TK, ends_TK = places_TK.tensor_split([clip.num_per_frame], dim=1)
-        placed_C = grid_TK.flatten()[source_C]
-        alive = [frame for frame, count in enumerate(tokens_T) if count]
+        places_TK = visual_L.nonzero()[:, 0].unflatten(0, (len(clip.rows), -1))
+        grid_TK, ends_TK = places_TK.tensor_split([self.parts.tokens_per_frame], dim=1)
+        placed_C = grid_TK.flatten()[clip.place_C.to(head_L.device)]
         embeds_LD = self.model.get_input_embeddings()(head_L)
-        embeds_LD[placed_C] = kept.values_ND.to(embeds_LD)
-        embeds_LD[ends_TK[alive]] = features.separators_NKD[alive].to(embeds_LD)
+        embeds_LD[placed_C] = clip.values_CD.to(embeds_LD)
+        embeds_LD[ends_TK] = clip.separators_TD.to(embeds_LD)
         keep_L = ~visual_L
         keep_L[placed_C] = True
-        keep_L[ends_TK[alive]] = True
+        keep_L[ends_TK] = True
 
         self._check_room(int(keep_L.sum()) + len(prompt.tail))
-        positions_PL, next_position = self._positions(head_L, keep_L, len(plan_T))
-        extra = {}
-        if features.layers_NKD:
-            layers = [layer_NKD.flatten(0, 1)[source_C] for layer_NKD in features.layers_NKD]
-            extra = _deepstack_inputs(head_L[keep_L], embeds_LD[placed_C], layers)
+        positions_PL, next_position = self._positions(head_L, keep_L, len(clip.rows))
+        extra = _deepstack_inputs(head_L[keep_L], clip) if clip.layers_CD else {}
         prefix = prefill(self.model, embeds_LD[keep_L], positions_PL, next_position, extra)
-        return Shown(prompt.head, plan_T, prefix, tuple(tokens_T))
+        return Shown(clip, prompt.head, prefix)
 
     def _positions(
         self, head_L: torch.Tensor, keep_L: torch.Tensor, num_frames: int
@@ -254,7 +280,7 @@ class VideoLlm:
             )
             raise AnswerError(msg)
 
-    def _ask(self, window: WindowView, ask: Ask, rows: Sequence[int], prompt: Prompt, shown: Shown) -> Answer:
+    def _ask(self, window: WindowView, ask: Ask, prompt: Prompt, shown: Shown) -> Answer:
         """Return the answer to one question behind its prefilled frames."""
         rewind(shown.prefix)
         self._check_room(shown.prefix.num_tokens + len(prompt.tail))
@@ -263,7 +289,6 @@ class VideoLlm:
             text, confidence = self._speak(shown.prefix, logits_V)
         else:
             text, confidence = self._choose(ask, prompt, shown.prefix, logits_V)
-        sampled = [window.evidence_index[row] for row in rows]
         spans = []
         if ask.query.kind == "flag" and text == "yes":
             spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
@@ -271,13 +296,9 @@ class VideoLlm:
             answer=text,
             confidence=confidence,
             spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
-            evidence=tuple(
-                (float(window.pts_s_N[frame]), float(ask.relevance_N[frame]), tokens)
-                for frame, tokens in zip(sampled, shown.tokens_T, strict=True)
-                if tokens
-            ),
+            evidence=_evidence(window, ask, shown.clip),
             tokens_dense=self._tokens_dense(window),
-            tokens_used=sum(shown.tokens_T),
+            tokens_used=sum(shown.clip.tokens_T),
         )
 
     def _speak(self, prefix: Prefix, logits_V: torch.Tensor) -> tuple[str, float]:
@@ -329,15 +350,21 @@ def _why_not(window: WindowView, ask: Ask) -> str:
     )
 
 
-def _deepstack_inputs(
-    head_L: torch.Tensor, values_CD: torch.Tensor, layers_CD: list[torch.Tensor]
-) -> dict[str, Any]:
+def _evidence(window: WindowView, ask: Ask, clip: Clip) -> tuple[tuple[float, float, int], ...]:
+    """Return time, relevance and visual tokens of each frame that was shown."""
+    frames = [window.evidence_index[row] for row in clip.rows]
+    times_s = _times_s(window, clip.rows)
+    relevance = [float(ask.relevance_N[frame]) for frame in frames]
+    return tuple(zip(times_s, relevance, clip.tokens_T, strict=True))
+
+
+def _deepstack_inputs(head_L: torch.Tensor, clip: Clip) -> dict[str, Any]:
     """Return the inputs of a model that adds visual features inside its first layers too (Qwen3-VL).
 
-    Features and layers are pruned with the same index; the model itself places them at the placeholders.
+    Features and layers were pruned with the same index; the model itself places them at the placeholders.
     """
     image = SimpleNamespace(
-        pooler_output=(values_CD,), deepstack_features=[(layer_CD,) for layer_CD in layers_CD]
+        pooler_output=(clip.values_CD,), deepstack_features=[(layer_CD,) for layer_CD in clip.layers_CD]
     )
     return {"input_ids": head_L[None], "mm_encoder_outputs": {"image": image}}
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from actors.device import halve_on_out_of_memory, load_error, pick_device, pick_dtype
-from actors.models.loading import mend_torchvision
 from pipeline.errors import AnswerError, ModelError
 
 
@@ -94,28 +93,3 @@ def test_load_errors_say_which_model_and_what_to_check():
     error = load_error("someone/tiny", "reading config.json", ValueError("bad\nlong story"))
     assert "model 'someone/tiny': reading config.json failed with ValueError: bad; expected" in str(error)
     assert "long story" not in str(error)
-
-
-def test_a_torchvision_without_its_operators_is_mended(tmp_path):
-    # what a torchvision built for another torch does when imported: its operators are not registered
-    package = tmp_path / "torchvision"
-    package.mkdir()
-    (package / "__init__.py").write_text("from torchvision import broken\n")
-    (package / "broken.py").write_text(
-        "import torch\ntry:\n    torch.ops.torchvision.nms\n    torch.ops.torchvision.qnms\n"
-        "except AttributeError as error:\n"
-        "    raise RuntimeError('operator torchvision::nms does not exist') from error\n"
-    )
-    code = f"""
-        import sys; sys.path.insert(0, {str(tmp_path)!r})
-        from actors.models.loading import mend_torchvision
-        print(mend_torchvision(), mend_torchvision())
-        import torchvision; print(torchvision.__file__)
-    """
-    done = python(code)
-    assert done.stdout.split() == ["True", "False", str(package / "__init__.py")], done.stderr
-
-
-def test_without_torchvision_nothing_is_mended(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert mend_torchvision() is False

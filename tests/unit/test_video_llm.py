@@ -1,17 +1,13 @@
 """Video language models, checked against transformers' own forward and generate on the same random weights."""
 
 import dataclasses
-import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
 
 from actors.models import Ask, WindowView, video_llm
 from actors.models.decoding import generate, label_log_likelihoods, rewind, step
@@ -19,9 +15,10 @@ from actors.models.prompting import FAMILIES, label_ids, prompt_ids, write_promp
 from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
-from pipeline.errors import AnswerError, ConfigError, ModelError
+from pipeline.errors import AnswerError, ModelError
 from pipeline.frames import Frames, FrameSize
 from pipeline.queries import Query
+from pipeline.tokens import whole_frames
 from tests.tiny_models import VIDEO_LLMS, build
 
 FRAME_PX = 84
@@ -84,6 +81,11 @@ def prompt_of(llm, question, rows=(0, 1, 2)):
     return write_prompt(llm.parts, [float(PTS_S[EVIDENCE[row]]) for row in rows], question.query)
 
 
+def show(llm, prompt, plan_T):
+    clip = llm.compress_frames(llm.encode_frames(PIXELS), [0, 1, 2], tuple(enumerate(plan_T)))
+    return llm.show(prompt, clip)
+
+
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
 def test_describe_measures_what_a_frame_costs_without_weights(folders, kind, tmp_path):
     folder = tmp_path / kind
@@ -135,7 +137,7 @@ def test_full_plans_give_the_library_logits_and_text(load, kind):
     llm, question = load(kind, "none"), ask()
     per_frame = llm.parts.tokens_per_frame
     prompt = prompt_of(llm, question)
-    shown = llm.show(prompt, llm.encode_frames(PIXELS), (per_frame,) * 3)
+    shown = show(llm, prompt, (per_frame,) * 3)
     logits_V = step(llm.model, shown.prefix, prompt.tail, llm.axes)
     inputs = library_inputs(llm, prompt)
     with torch.inference_mode():
@@ -183,11 +185,10 @@ def library_compressed_logits(llm, prompt, kept):
 def test_compressed_prompts_are_what_the_library_computes_without_the_dropped_tokens(load, kind, compressor):
     llm, question = load(kind, compressor), ask()
     prompt, plan_T = prompt_of(llm, question), (llm.parts.tokens_per_frame, 2, 1)
-    features = llm.encode_frames(PIXELS)
-    shown = llm.show(prompt, features, plan_T)
-    clip = video_llm.whole_frames(features.values_NKD, llm.parts.grid)
+    shown = show(llm, prompt, plan_T)
+    clip = whole_frames(llm.encode_frames(PIXELS).values_NKD, llm.parts.grid)
     kept = llm.compress(clip, plan_T, prune_ratio=llm.prune_ratio)
-    assert sum(shown.tokens_T) == len(kept.source_N) < 3 * llm.parts.tokens_per_frame
+    assert sum(shown.clip.tokens_T) == len(kept.source_N) < 3 * llm.parts.tokens_per_frame
     logits_V = step(llm.model, shown.prefix, prompt.tail, llm.axes)
     assert (logits_V - library_compressed_logits(llm, prompt, kept)).abs().max() < 1e-4
 
@@ -226,7 +227,7 @@ def test_answers_keep_to_their_plan_and_do_not_depend_on_each_other(load, kind):
 def test_labels_are_scored_as_the_library_scores_whole_prompts(load):
     llm, question = load("internvl"), ask("choose", choices=("red", "dark green"))
     prompt = prompt_of(llm, question)
-    shown = llm.show(prompt, llm.encode_frames(PIXELS), (4, 4, 4))
+    shown = show(llm, prompt, (4, 4, 4))
     logits_V = step(llm.model, shown.prefix, prompt.tail, llm.axes)
     tokens = [label_ids(llm.parts.tokenizer, prompt.text, label) for label in question.query.choices]
     assert sorted(len(label) for label in tokens)[0] >= 1 < max(len(label) for label in tokens)
@@ -260,6 +261,21 @@ def test_a_lone_frame_is_not_cut_into_tiles(load):
         answer = load(kind).answer(WINDOW, [ask("flag", (0, 99, 0, 0, 0, 0))])[0]
         assert not answer.error
         assert answer.tokens_used == COSTS[kind]
+
+
+@pytest.mark.parametrize("kind", VIDEO_LLMS)
+def test_a_frame_that_keeps_no_token_is_not_mentioned(load, kind):
+    # no compression shows a frame whole or not at all: two tokens of the second frame are not enough
+    mixed, without = load(kind, "none").answer(
+        WINDOW, [ask("flag", (0, 99, 0, 2, 99, 0)), ask("flag", (0, 99, 0, 0, 99, 0))]
+    )
+    assert [pts_s for pts_s, _, _ in mixed.evidence] == [2.0, 8.0]
+    assert mixed.confidence == pytest.approx(without.confidence, abs=1e-5)
+    assert (mixed.answer, mixed.evidence, mixed.tokens_used) == (
+        without.answer,
+        without.evidence,
+        2 * COSTS[kind],
+    )
 
 
 def test_one_bad_question_leaves_the_others_alone(load):
@@ -321,85 +337,3 @@ def test_bfloat16_answers_stay_near_float32(load):
     wide = load("qwen3_vl").answer(WINDOW, [ask("flag")])[0]
     assert narrow.answer == wide.answer
     assert narrow.confidence == pytest.approx(wide.confidence, abs=0.1)
-
-
-def copy(folders, tmp_path) -> Path:
-    return Path(shutil.copytree(folders["internvl"], tmp_path / "copy"))
-
-
-def describe(folder, **settings):
-    return video_llm.describe(AnswerConfig(model=str(folder), **settings))
-
-
-def test_folders_that_are_no_model_are_refused(folders, tmp_path):
-    with pytest.raises(ModelError, match="found nothing at this path, expected a folder"):
-        describe(tmp_path / "missing")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match="found a file at this path"):
-        describe(tmp_path / "file")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ModelError, match=r"found no \*.safetensors among 0 files"):
-        describe(empty)
-    folder = copy(folders, tmp_path)
-    (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ModelError, match="reading its image processor failed"):
-        describe(folder)
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match="reading its tokenizer failed"):
-        describe(folder)
-    (folder / "config.json").write_text("[")
-    with pytest.raises(ModelError, match=r"reading config.json failed with JSONDecodeError"):
-        describe(folder)
-
-
-def test_pickled_weights_and_remote_code_are_refused(folders, tmp_path):
-    folder = copy(folders, tmp_path)
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"found only pickled weights \(pytorch_model.bin\).*convert them"):
-        describe(folder)
-    (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    foreign = {
-        "model_type": "internvl_chat",
-        "auto_map": {"AutoConfig": "configuration_internvl_chat.Config"},
-    }
-    (folder / "config.json").write_text(json.dumps(config | foreign))
-    with pytest.raises(
-        ModelError, match="'internvl_chat' runs code from the model's repository, which is refused"
-    ):
-        describe(folder)
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nonsense"}))
-    with pytest.raises(ModelError, match="'nonsense' is not known here"):
-        describe(folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelError, match=r"is a 'bert', not a video language model .* internvl"):
-        describe(folder)
-
-
-def test_incomplete_weights_are_refused_rather_than_made_up(folders, tmp_path):
-    folder = copy(folders, tmp_path)
-    weights = load_file(folder / "model.safetensors")
-    dropped = next(name for name in weights if "multi_modal_projector" in name)
-    del weights[dropped]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match="1 weights are not in the files and would be random"):
-        video_llm.make(AnswerConfig(model=str(folder)), CompressConfig(), "cpu")
-    with pytest.raises(ConfigError, match=r"TOKEN_COMPRESSORS has no entry 'unifrom'; .* 'uniform'"):
-        video_llm.make(AnswerConfig(model=str(folder)), CompressConfig(compressor="unifrom"), "cpu")
-
-
-def test_hub_models_are_read_from_the_cache_with_their_commit(folders, tmp_path, monkeypatch):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--someone--tiny"
-    shutil.copytree(folders["internvl"], repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    facts = describe("someone/tiny")
-    assert (facts.name, facts.revision, facts.tokens_per_frame) == ("someone/tiny", commit, 4)
-    with pytest.raises(ModelError, match="model 'someone/else': fetching it from the hub failed"):
-        describe("someone/else")
-    with pytest.raises(ModelError, match="fetching it from the hub failed"):
-        describe("someone/tiny", revision="v2")
