@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
 from pipeline import gops
 from pipeline.errors import DecodeError
 from pipeline.frames import Frames, FrameSize
 from pipeline.media import Video, frame_s, ignore_other_streams, open_video, shown_size, turn_deg
-from pipeline.pictures import SEEK_S, packets_from, pictures_from, start_and_tick
+from pipeline.pictures import SEEK_S, packets_from, pictures_from
 
 STALE_S = 1.0
 """A picture stands for at most this long (or two frame durations) past the stream's end or into damage."""
@@ -61,12 +60,12 @@ def decode_pyav(uri: str, times_s: Sequence[float], size: FrameSize) -> Frames:
         stream = video.stream
         ignore_other_streams(video)
         picked = Picked(size, len(times_s), stream.sample_aspect_ratio)
-        start, tick_s = start_and_tick(stream)
+        start, tick_s = video.start, video.tick_s
         wanted = [start + math.floor(max(t, 0.0) / tick_s + TICK) for t in times_s]
         stale = round(max(2 * frame_s(stream), STALE_S) / tick_s)
         # an AVI file keeps no presentation times: with reordered pictures a packet does not tell when it is shown
         is_planned = not (video.container.format.name == "avi" and stream.codec_context.has_b_frames)
-        for span in list(_spans(stream, wanted)):
+        for span in list(_spans(video, wanted)):
             before = len(picked)
             is_planned = is_planned and _decode_planned(video, span, stale, picked)
             if not is_planned:
@@ -149,17 +148,16 @@ def fitted_size(size: FrameSize, shown: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))
 
 
-def _spans(stream: VideoStream, wanted: Sequence[int]) -> Iterator[list[int]]:
+def _spans(video: Video, wanted: Sequence[int]) -> Iterator[list[int]]:
     """Yield runs of wanted times between which a seek saves work."""
     if not wanted:
         return
-    _, tick_s = start_and_tick(stream)
-    entries = stream.index_entries
+    entries = video.stream.index_entries
     # complete at opening in mov, mp4 and avi; mkv loads its index at the first seek, ts has none
-    has_index = len(entries) >= stream.frames > 0
+    has_index = len(entries) >= video.stream.frames > 0
     span = [wanted[0]]
     for before, time in pairwise(wanted):
-        is_far = (time - before) * tick_s > SEEK_S
+        is_far = (time - before) * video.tick_s > SEEK_S
         if is_far and has_index:
             key = entries.search_timestamp(time)
             is_far = key >= 0 and entries[key].timestamp > before

@@ -8,6 +8,7 @@ import io
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ WHOLE_BYTES = 64 * 2**20
 READ_AHEAD_BYTES = 2**20
 READ_ERRORS = (OSError, ClientError, BotoCoreError)
 """What a broken read raises: the file system's, the connection's and the store client's own errors."""
+MIN_FPS, MAX_FPS = 0.01, 1000.0
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 MAX_BOXES = 1000
+MAX_LEADING_PACKETS = 64
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
 """A file that is really a playlist must not make us open addresses it names."""
 
@@ -44,6 +47,10 @@ class Video:
     container: av.container.InputContainer
     stream: VideoStream
     """The first video stream that is not a cover picture."""
+    start: int
+    """Presentation time of the stream's first packet, in ticks: the zero that all our times count from."""
+    tick_s: float
+    """Seconds of one tick of the stream's clock."""
     is_fresh: bool
     """No packet has been read and nothing was sought since it was opened."""
 
@@ -51,6 +58,13 @@ class Video:
         self.uri = uri
         self._source = source
         self._open()
+        self.tick_s = float(self.stream.time_base or 1)
+        start = self.stream.start_time
+        if start is None:  # a stream of one picture may leave it open
+            packets = islice(self.container.demux(self.stream), MAX_LEADING_PACKETS)
+            start = next((packet.pts for packet in packets if packet.pts is not None), 0)
+            self.reopen()
+        self.start = start
 
     def _open(self) -> None:
         if not isinstance(self._source, str):
@@ -253,13 +267,9 @@ def ignore_other_streams(video: Video) -> None:
 
 
 def frame_s(stream: VideoStream) -> float:
-    """Return the usual duration of a frame in seconds; 0.04 when the container does not say.
-
-    The average rate goes wrong where an edit list hides most of a clip; the guess, where times are irregular.
-    """
-    average, guess = stream.average_rate, stream.guessed_rate
-    rate = guess if not average or average < 1 else average
-    return float(1 / rate) if rate else 0.04
+    """Return the usual duration of a frame in seconds; 0.04 when the container does not say or says nonsense."""
+    rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
+    return next((1 / rate for rate in rates if MIN_FPS <= rate <= MAX_FPS), 0.04)
 
 
 def turn_deg(frame: VideoFrame) -> int:

@@ -27,17 +27,12 @@ MAX_TROUBLES = 2000
 """Errors of one span after which the rest of it is given up."""
 
 
-def start_and_tick(stream: VideoStream) -> tuple[int, float]:
-    """Return the stream's first presentation time in ticks, and the seconds of one tick."""
-    return stream.start_time or 0, float(stream.time_base or 1)
-
-
 def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
     """Return the packets from a key packet shown at or before `pts` on, or from the file's first byte.
 
     A seek that lands after the wanted time, as it does in transport streams, is repeated further back.
     """
-    start, tick_s = start_and_tick(video.stream)
+    start, tick_s = video.start, video.tick_s
     for back_s in BACK_OFF_S:
         target = pts - round(back_s / tick_s)
         if (target - start) * tick_s <= SEEK_S:
@@ -64,7 +59,7 @@ def pictures_from(video: Video, pts: int, troubles: list[str]) -> Iterator[tuple
     A key packet may give no clean picture (a recovery point; pictures that refer to the group before it), so
     the first picture is checked as the first packet is.
     """
-    start, tick_s = start_and_tick(video.stream)
+    start, tick_s = video.start, video.tick_s
     for back_s in (*PICTURE_BACK_OFF_S, None):
         target = start if back_s is None else max(start, pts - round(back_s / tick_s))
         found = pictures(video, packets_from(video, target), troubles)

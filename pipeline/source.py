@@ -17,7 +17,7 @@ from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError, ProbeError
 from pipeline.media import Video, frame_s, open_video, reason, shown_size, turn_deg
-from pipeline.pictures import pictures, start_and_tick
+from pipeline.pictures import pictures
 from pipeline.rows import Row
 from pipeline.store import exists, list_files
 
@@ -109,8 +109,7 @@ def probe_video(row: Row) -> Row:
             msg = f"{uri}: opens, but not one picture can be decoded ({why}); copy it again or repair it"
             raise ProbeError(msg)
         first = found[0]
-        start, tick_s = start_and_tick(stream)
-        delay_s = max(0.0, ((first.pts or 0) - start) * tick_s)
+        delay_s = max(0.0, ((first.pts or 0) - video.start) * video.tick_s)
         height_px, width_px = shown_size(first, stream.sample_aspect_ratio)
         columns: Row = {
             "container": video.container.format.name.split(",")[0],
@@ -136,8 +135,7 @@ def probe_video(row: Row) -> Row:
 def _find_end(video: Video, size_bytes: int) -> tuple[float, list[str]]:
     """Return when the last picture ends, in seconds from the stream's start, and notes if the file was cut."""
     container = video.container
-    start, tick_s = start_and_tick(video.stream)
-    start_s, slack_s = start * tick_s, max(SLACK_S, 3 * frame_s(video.stream))
+    start_s, slack_s = video.start * video.tick_s, max(SLACK_S, 3 * frame_s(video.stream))
     name = container.format.name
     declared_s = None
     if container.duration is not None:
@@ -163,17 +161,16 @@ def _last_packets(video: Video, declared_s: float | None) -> tuple[float, float]
     The search starts shortly before the declared end and goes further back until it meets a picture: after a cut,
     nothing can be read at the declared end.
     """
-    start, tick_s = start_and_tick(video.stream)
     for back_s in TAIL_S if declared_s is not None else ():
-        target = round(((declared_s or 0) - back_s) / tick_s)
-        if target <= start:
+        target = round(((declared_s or 0) - back_s) / video.tick_s)
+        if target <= video.start:
             break
         try:
             video.container.seek(target, stream=video.stream)
         except av.error.FFmpegError:
             continue
         ends = _read_ends(video)
-        if ends[0] > start * tick_s:
+        if ends[0] > video.start * video.tick_s:
             return ends
     video.reopen()
     return _read_ends(video)

@@ -128,7 +128,7 @@ INTACT: dict[str, tuple[str, dict[str, Any]]] = {
     "hevc open groups.mp4": ("a.mp4", {"codec": "libx265", "options": X265 | {"x265-params": HEVC + "1"}}),
     "hevc.mkv": ("a.mkv", {"codec": "libx265", "options": X265 | {"x265-params": HEVC + "0"}}),
     "vp9.webm": ("a.webm", {"codec": "libvpx-vp9", "b_frames": 0, "options": FAST}),
-    "mpeg4.avi": ("a.avi", {"codec": "mpeg4", "b_frames": 0, "options": {"qmin": "2", "qmax": "3"}}),
+    "mpeg4.avi": ("a.avi", {"codec": "mpeg4", "ticks": 1, "b_frames": 0, "options": {"qmin": "2", "qmax": "3"}}),
     "mpeg2.ts": ("a.ts", {"codec": "mpeg2video", "ticks": 1, "gop": 15, "options": {"qmin": "2", "qmax": "3"}}),
 }  # fmt: skip
 """Name of a kind, file name, and what `write_video` needs for it."""

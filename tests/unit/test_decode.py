@@ -1,0 +1,277 @@
+import random
+
+import numpy as np
+import pytest
+
+from pipeline import decode, media
+from pipeline.decode import DECODERS, decode_pyav, fitted_size, novelty
+from pipeline.errors import DecodeError
+from pipeline.frames import FrameSize
+from tests import videos
+
+SIZE = FrameSize(96, 160)
+
+
+def shown_at(numbers: list[int], number: int, fps: int = 30) -> float:
+    """Return a time at which a number is shown, counted from the first picture."""
+    return (number - numbers[0] + 0.3) / fps
+
+
+def decoded_numbers(uri, times_s, size=SIZE) -> list[int]:
+    return [videos.number(data_HWC) for data_HWC in decode_pyav(str(uri), times_s, size).data_NHWC]
+
+
+@pytest.fixture(scope="session")
+def intact(tmp_path_factory):
+    """Return (file, numbers) of each kind, written once."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            made[kind] = videos.write_intact(tmp_path_factory.mktemp("videos"), kind)
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def half_minute(tmp_path_factory):
+    """Return a file of 900 pictures in a container, written once."""
+    made = {}
+
+    def make(suffix):
+        if suffix not in made:
+            path = tmp_path_factory.mktemp("videos") / f"whole.{suffix}"
+            options = {"movflags": "faststart"} if suffix == "mp4" else None
+            made[suffix] = videos.write_video(
+                path, numbers=range(900), gop=45, options=videos.X264, container_options=options
+            )
+        return made[suffix]
+
+    return make
+
+
+@pytest.fixture(params=["planned", "everything decoded"])
+def path_taken(request, monkeypatch):
+    """Force one of the two ways to a picture, so that neither hides behind the other."""
+    if request.param == "everything decoded":
+        monkeypatch.setattr(decode, "_decode_planned", lambda *_: False)
+
+
+class TestIntact:
+    @pytest.mark.usefixtures("path_taken")
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    def test_every_picture_is_the_one_shown_then(self, intact, kind):
+        path, numbers = intact(kind)
+        frames = decode_pyav(str(path), [shown_at(numbers, k) for k in numbers], SIZE)
+        assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == numbers
+        shown_s_N = (np.asarray(numbers) - numbers[0]) / 30
+        np.testing.assert_allclose(frames.pts_s_N, shown_s_N, atol=1e-3)  # mkv and flv round to milliseconds
+
+    @pytest.mark.usefixtures("path_taken")
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    def test_a_few_pictures_anywhere(self, intact, kind):
+        path, numbers = intact(kind)
+        draw = random.Random(6)
+        for _ in range(8):
+            wanted = sorted(draw.sample(numbers, draw.choice([1, 1, 3])))
+            assert decoded_numbers(path, [shown_at(numbers, k) for k in wanted]) == wanted
+
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    def test_a_delivered_time_leads_back_to_the_same_picture(self, intact, kind):
+        path, numbers = intact(kind)
+        times_s = [shown_at(numbers, k) for k in numbers[::13]]
+        frames = decode_pyav(str(path), times_s, SIZE)
+        again = decode_pyav(str(path), frames.pts_s_N.tolist(), SIZE)
+        np.testing.assert_array_equal(again.pts_s_N, frames.pts_s_N)
+        np.testing.assert_array_equal(again.data_NHWC, frames.data_NHWC)
+
+    @pytest.mark.parametrize(
+        "kind", ["h264.mp4", "open groups.mp4", "hevc open groups.mp4", "vp9.webm", "h264.ts"]
+    )
+    def test_the_plan_is_enough_for_well_formed_streams(self, intact, monkeypatch, kind):
+        monkeypatch.setattr(decode, "_decode_all", None)
+        path, numbers = intact(kind)
+        wanted = numbers[7::30]
+        assert decoded_numbers(path, [shown_at(numbers, k) for k in wanted]) == wanted
+
+    @pytest.mark.usefixtures("path_taken")
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+    def test_far_times_are_sought_and_right(self, half_minute, suffix):
+        wanted = [20, 290, 640, 899]
+        assert decoded_numbers(half_minute(suffix), [shown_at([0], k) for k in wanted]) == wanted
+
+
+class TestTimes:
+    def test_order_and_repetition_of_times_do_not_matter(self, intact):
+        path, numbers = intact("h264.mp4")
+        times_s = [shown_at(numbers, k) for k in (90, 3, 90, 41)]
+        assert decoded_numbers(path, times_s) == [3, 41, 90]
+
+    @pytest.mark.usefixtures("path_taken")
+    def test_times_that_share_a_picture_give_it_once(self, intact):
+        path, _ = intact("h264.mp4")
+        assert decoded_numbers(path, [1.001, 1.002, 1.02, 1.034]) == [30, 31]
+
+    @pytest.mark.usefixtures("path_taken")
+    def test_a_time_on_the_border_belongs_to_the_later_picture(self, intact):
+        path, _ = intact("h264.mp4")
+        assert decoded_numbers(path, [k / 30 for k in (1, 7, 49, 100)]) == [1, 7, 49, 100]
+
+    def test_a_time_before_the_first_picture_gets_the_first(self, intact):
+        path, _ = intact("h264.mp4")
+        assert decoded_numbers(path, [-0.2]) == [0]
+
+    @pytest.mark.usefixtures("path_taken")
+    def test_the_last_picture_stands_for_one_second_more(self, intact):
+        path, _ = intact("h264.mp4")
+        assert decoded_numbers(path, [4.5, 5.5]) == [135, 149]
+        assert decoded_numbers(path, [4.5, 6.5]) == [135]
+
+    def test_times_past_the_end_alone_are_an_error_that_says_where(self, intact):
+        path, _ = intact("h264.mp4")
+        with pytest.raises(DecodeError, match=rf"{path.name}: none of 2 pictures between 60 and 61 s"):
+            decode_pyav(str(path), [60.0, 61.0], SIZE)
+
+    def test_no_times_give_no_pictures(self, intact):
+        path, _ = intact("h264.mp4")
+        assert len(decode_pyav(str(path), [], SIZE)) == 0
+
+    @pytest.mark.usefixtures("path_taken")
+    def test_a_long_still_of_an_intact_video_is_not_stale(self, tmp_path):
+        path = videos.write_video(tmp_path / "slides.mp4", numbers=[0, 90, 100], options=videos.X264)
+        assert decoded_numbers(path, [2.9, 3.2]) == [0, 90]
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("size", "expected"),
+        [
+            (FrameSize(224, 224), (224, 224)),
+            (FrameSize(33, 57), (33, 57)),
+            (FrameSize(448, 448, "inside"), (361, 641)),
+            (FrameSize(100, 448, "inside"), (100, 178)),
+            (FrameSize(448, 320, "inside"), (180, 320)),
+        ],
+    )
+    def test_an_odd_size_is_fitted(self, intact, size, expected):
+        path, _ = intact("odd size.mp4")
+        if size.width_px == 448 and size.height_px == 448:
+            expected = (252, 448)
+        frames = decode_pyav(str(path), [1.0, 1.5], size)
+        assert frames.data_NHWC.shape == (2, *expected, 3)
+        assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == [30, 45]
+
+    def test_inside_never_enlarges(self):
+        assert fitted_size(FrameSize(448, 448, "inside"), (90, 120)) == (90, 120)
+        assert fitted_size(FrameSize(448, 448, "inside"), (1080, 1920)) == (252, 448)
+
+    @pytest.mark.parametrize("turned_deg", [90, 180, -90])
+    def test_pictures_come_upright(self, tmp_path, turned_deg):
+        path = videos.write_video(tmp_path / "a.mp4", rotation_deg=turned_deg, options=videos.X264)
+        [shown_HWC] = decode_pyav(str(path), [1.01], FrameSize(500, 500, "inside")).data_NHWC
+        stored_HWC = np.rot90(shown_HWC, -turned_deg // 90)  # the display matrix turns counter-clockwise
+        assert stored_HWC.shape == (96, 160, 3)
+        assert videos.number(stored_HWC) == 30
+
+    def test_colours_survive_in_order(self, tmp_path, monkeypatch):
+        orange = np.broadcast_to(np.asarray([230, 120, 20], np.uint8), (96, 160, 3))
+        monkeypatch.setattr(videos, "picture", lambda *_: np.ascontiguousarray(orange))
+        path = videos.write_video(tmp_path / "orange.mp4", numbers=[0], options=videos.X264)
+        [data_HWC] = decode_pyav(str(path), [0.0], SIZE).data_NHWC
+        np.testing.assert_allclose(data_HWC.mean(axis=(0, 1)), [230, 120, 20], atol=5)
+
+
+class TestBroken:
+    @pytest.mark.usefixtures("path_taken")
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+    def test_a_cut_file_gives_what_is_left_and_nothing_else(self, half_minute, tmp_path, suffix):
+        path = videos.cut(half_minute(suffix), tmp_path / f"cut.{suffix}", 0.6)
+        found = decode_pyav(str(path), [k + 0.01 for k in range(30)], SIZE)
+        numbers = [videos.number(data_HWC) for data_HWC in found.data_NHWC]
+        np.testing.assert_allclose(np.asarray(numbers) / 30, found.pts_s_N, atol=1e-3)
+        assert numbers[:15] == [30 * k for k in range(15)]
+        assert found.pts_s_N[-1] < 20
+        with pytest.raises(DecodeError, match="ends earlier than it says"):
+            decode_pyav(str(path), [25.0], SIZE)
+
+    @pytest.mark.usefixtures("path_taken")
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+    def test_no_wrong_picture_comes_out_of_damage(self, half_minute, tmp_path, suffix):
+        path = videos.damage(half_minute(suffix), tmp_path / f"damaged.{suffix}", 0.5, 0.05)
+        found = decode_pyav(str(path), [k / 5 + 0.01 for k in range(150)], SIZE)
+        numbers = [videos.number(data_HWC) for data_HWC in found.data_NHWC]
+        np.testing.assert_allclose(np.asarray(numbers) / 30, found.pts_s_N, atol=1e-3)
+        assert 130 <= len(numbers) < 150
+        assert numbers[-1] == 894
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("empty.mp4", b"", "empty"),
+            ("text.mp4", b"hello\n" * 99, "text, not a video"),
+            ("noise.mkv", random.Random(0).randbytes(4000), "no known video format"),
+        ],
+    )
+    def test_a_file_that_is_no_video_says_so(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DecodeError, match=rf"{name}: .*{message}"):
+            decode_pyav(str(tmp_path / name), [0.0], SIZE)
+
+    def test_a_missing_file_says_so(self, tmp_path):
+        with pytest.raises(DecodeError, match=r"gone\.mp4.*No such file"):
+            decode_pyav(str(tmp_path / "gone.mp4"), [0.0], SIZE)
+
+    def test_sound_alone_says_so(self, tmp_path):
+        path = videos.write_audio(tmp_path / "sound.mp4")
+        with pytest.raises(DecodeError, match="no video stream, the file holds only audio"):
+            decode_pyav(str(path), [0.0], SIZE)
+
+
+class Bucket:
+    """A store of one object, as much of one as media.py asks for."""
+
+    def __init__(self, data: bytes, *, lost_bytes: int = 0) -> None:
+        self.data, self.lost_bytes, self.num_opened = data, lost_bytes, 0
+
+    def info(self, _path):
+        return {"size": len(self.data)}
+
+    def cat_file(self, _path):
+        return self.data[: len(self.data) - self.lost_bytes]
+
+    def open(self, _path, _mode, **_options):
+        self.num_opened += 1
+        return media.io.BytesIO(self.cat_file(_path))
+
+
+class TestBucket:
+    @pytest.fixture(params=["whole", "read-ahead"])
+    def bucket(self, intact, monkeypatch, request):
+        made = Bucket(intact("h264.mkv")[0].read_bytes())
+        monkeypatch.setattr(media, "open_fs", lambda uri: (made, uri))
+        monkeypatch.setattr(media, "WHOLE_BYTES", 10**9 if request.param == "whole" else 100)
+        return made
+
+    @pytest.mark.usefixtures("path_taken", "bucket")
+    def test_objects_are_decoded_like_files(self):
+        assert decoded_numbers("s3://bucket/a.mkv", [0.01, 2.01]) == [0, 60]
+
+    def test_a_short_read_is_an_error(self, bucket):
+        bucket.lost_bytes = 2000
+        with pytest.raises(DecodeError, match="short read"):
+            decode_pyav("s3://bucket/a.mkv", [k / 5 for k in range(25)], SIZE)
+
+
+def test_novelty_is_the_luma_change_since_the_frame_before():
+    data_NHWC = np.zeros((4, 8, 8, 3), np.uint8)
+    data_NHWC[1] = 255
+    data_NHWC[2] = 255
+    data_NHWC[3, :4] = 255
+    np.testing.assert_allclose(novelty(data_NHWC), [1, 1, 0, 0.5], atol=1e-6)
+    assert novelty(data_NHWC[:0]).shape == (0,)
+    assert novelty(data_NHWC).dtype == np.float32
+
+
+def test_the_default_decoder_is_in_the_table():
+    assert DECODERS["pyav"] is decode_pyav

@@ -1,0 +1,200 @@
+import pickle
+import re
+
+import pytest
+
+from pipeline import rows, source
+from pipeline.errors import ConfigError, ProbeError, StoreError
+from pipeline.source import list_videos, probe_video, version, video_id
+from pipeline.store import FileEntry
+from tests import videos
+
+
+def probe(path):
+    return probe_video({"uri": str(path), "size_bytes": path.stat().st_size})
+
+
+def names(uri) -> list[str]:
+    return [row["uri"].rpartition("/")[2] for row in list_videos(str(uri))]
+
+
+class TestList:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for name in (
+            "b.mp4",
+            "a.MKV",
+            "notes.txt",
+            "sound.m4a",
+            "odd",
+            ".hidden.mp4",
+            "deep/er/c.webm",
+            "deep/x [1].ts",
+        ):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(name.encode())
+        return tmp_path
+
+    def test_a_folder_gives_its_videos_and_those_below(self, folder):
+        assert sorted(names(folder)) == ["a.MKV", "b.mp4", "c.webm", "x [1].ts"]
+
+    def test_rows_are_those_of_the_schema(self, folder):
+        [row] = list_videos(str(folder / "b.mp4"))
+        assert rows.fill(row, rows.FILE) == row
+        assert row["uri"] == str(folder / "b.mp4")
+        assert row["size_bytes"] == 5
+        assert row["video_id"] == video_id(row["uri"])
+        assert row["version"] == version(5, row["etag"])
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("*.mp4", [".hidden.mp4", "b.mp4"]),
+            ("*.m4a", ["sound.m4a"]),
+            ("*", ["a.MKV", "b.mp4"]),
+            ("deep/**/*.webm", ["c.webm"]),
+            ("**", ["a.MKV", "b.mp4", "c.webm", "x [1].ts"]),
+            ("[ab].*", ["a.MKV", "b.mp4"]),
+        ],
+    )
+    def test_a_pattern_gives_its_matches(self, folder, pattern, expected):
+        assert sorted(names(folder / pattern)) == expected
+
+    @pytest.mark.parametrize("name", ["notes.txt", "sound.m4a", "odd", ".hidden.mp4", "deep/x [1].ts"])
+    def test_a_file_named_is_always_taken(self, folder, name):
+        assert names(folder / name) == [name.rpartition("/")[2]]
+
+    def test_ids_do_not_depend_on_how_the_path_is_written(self, folder, monkeypatch):
+        monkeypatch.chdir(folder / "deep")
+        [row] = list_videos("../deep/../b.mp4")
+        assert row["uri"] == str(folder / "b.mp4")
+
+    def test_rows_come_before_the_listing_ends(self, monkeypatch):
+        def endless(_uri):
+            while True:
+                yield FileEntry("s3://bucket/a.mp4", 1, "e")
+
+        monkeypatch.setattr(source, "list_files", endless)
+        found = list_videos("s3://bucket")
+        assert [next(found)["uri"] for _ in range(3)] == ["s3://bucket/a.mp4"] * 3
+
+    def test_no_videos_says_where_it_looked_and_for_what(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("x")
+        with pytest.raises(ConfigError, match=rf"no videos at {tmp_path}: .*1 other.*\.mp4"):
+            list(list_videos(str(tmp_path)))
+
+    def test_a_missing_folder_says_so(self, tmp_path):
+        with pytest.raises(StoreError, match="gone"):
+            list(list_videos(str(tmp_path / "gone")))
+
+
+def test_a_new_size_or_etag_is_a_new_version():
+    assert len({version(1, "a"), version(2, "a"), version(1, "b")}) == 3
+    assert len(version(1, "a")) == 12
+    assert len(video_id("/a.mp4")) == 16
+
+
+class TestUsable:
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    def test_an_intact_file_is_ok_and_as_long_as_its_pictures(self, tmp_path, kind):
+        path, numbers = videos.write_intact(tmp_path, kind)
+        found = probe(path)
+        assert (found["status"], found["note"]) == ("ok", "")
+        assert found["duration_s"] == pytest.approx((numbers[-1] - numbers[0] + 1) / 30, abs=0.04)
+        if "variable" not in kind:
+            assert found["fps"] == pytest.approx(30, abs=0.1)
+        assert (found["width_px"], found["height_px"]) == ((641, 361) if "odd" in kind else (160, 96))
+        table = rows.to_table([{"uri": str(path), **found}], rows.VIDEOS)
+        assert table.num_rows == 1
+
+    def test_container_and_codec_have_their_own_names(self, tmp_path):
+        path, _ = videos.write_intact(tmp_path, "hevc.mkv")
+        found = probe(path)
+        assert (found["container"], found["codec"]) == ("matroska", "hevc")
+
+    def test_a_turned_video_has_its_size_as_displayed(self, tmp_path):
+        path = videos.write_video(tmp_path / "a.mp4", numbers=range(9), rotation_deg=90, options=videos.X264)
+        found = probe(path)
+        assert (found["width_px"], found["height_px"], found["rotation_deg"]) == (96, 160, 270)
+
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
+    def test_one_picture_lasts_one_frame(self, tmp_path, suffix):
+        codec = "mpeg4" if suffix == "avi" else "libx264"
+        path = videos.write_video(tmp_path / f"a.{suffix}", numbers=[0], b_frames=0, ticks=1, codec=codec)
+        assert probe(path)["duration_s"] == pytest.approx(1 / 30, abs=0.01)
+
+    def test_one_picture_that_does_not_start_at_zero(self, tmp_path):
+        path = videos.write_video(tmp_path / "a.mkv", numbers=[3], start_s=2.0, b_frames=0)
+        assert probe(path)["duration_s"] == pytest.approx(1 / 30, abs=0.01)
+
+    @pytest.mark.parametrize(
+        ("suffix", "note"),
+        [
+            ("mp4", r"declares 20\.0 s, packets end at 1\d\.\d s"),
+            ("mkv", r"declares 20\.0 s, packets end at 1\d\.\d s"),
+            ("ts", r"ends inside a transport packet, pictures end at 1\d\.\d s"),
+        ],
+    )
+    def test_a_cut_file_is_truncated_and_as_long_as_what_is_left(self, tmp_path, suffix, note):
+        options = {"movflags": "faststart"} if suffix == "mp4" else None
+        whole = videos.write_video(
+            tmp_path / f"whole.{suffix}", numbers=range(600), options=videos.X264, container_options=options
+        )
+        found = probe(videos.cut(whole, tmp_path / f"cut.{suffix}", 0.6))
+        assert found["status"] == "truncated"
+        assert 9 < found["duration_s"] < 14
+        assert re.search(note, found["note"])
+
+    def test_a_stream_joined_between_key_pictures_is_damaged_at_its_start(self, tmp_path):
+        whole = videos.write_video(tmp_path / "whole.ts", numbers=range(300), gop=60, options=videos.X264)
+        data = whole.read_bytes()
+        path = tmp_path / "joined.ts"
+        path.write_bytes(data[len(data) // 40 // 188 * 188 :])
+        found = probe(path)
+        assert found["status"] == "damaged"
+        assert "no picture before 1." in found["note"]
+
+
+class TestUseless:
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("empty.mp4", b"", r"the file is empty \(0 bytes\)"),
+            ("text.mp4", b"not a video\n" * 99, "the file is text, not a video: b'not a video"),
+            ("noise.avi", bytes(range(256)) * 9, "no known video format"),
+        ],
+    )
+    def test_a_file_that_is_no_video(self, tmp_path, name, content, message):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ProbeError, match=message) as raised:
+            probe(path)
+        assert raised.value.status == "unreadable"
+        assert str(raised.value).startswith(str(path))
+
+    def test_an_mp4_without_its_index(self, tmp_path):
+        whole = videos.write_video(tmp_path / "whole.mp4", options=videos.X264)
+        with pytest.raises(ProbeError, match=r"without its index \(moov\)") as raised:
+            probe(videos.cut(whole, tmp_path / "cut.mp4", 0.6))
+        assert raised.value.status == "unreadable"
+
+    def test_an_index_that_leads_nowhere(self, tmp_path):
+        path = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+        data = bytearray(path.read_bytes())
+        table = data.index(b"stco") + 12
+        data[table : table + 60] = b"\xff" * 60
+        path.write_bytes(data)
+        with pytest.raises(ProbeError, match="not one picture can be decoded") as raised:
+            probe(path)
+        assert raised.value.status == "unreadable"
+
+    @pytest.mark.parametrize(
+        ("with_cover", "message"), [(False, "only audio;"), (True, "only audio and a cover picture")]
+    )
+    def test_sound_with_or_without_a_cover(self, tmp_path, with_cover, message):
+        path = videos.write_audio(tmp_path / "song.m4a", with_cover=with_cover)
+        with pytest.raises(ProbeError, match=message) as raised:
+            probe(path)
+        assert raised.value.status == "no_video"
+        assert pickle.loads(pickle.dumps(raised.value)).status == "no_video"
