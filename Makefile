@@ -1,6 +1,6 @@
 # Everything a developer runs. Each target alone is enough on a fresh machine with Python 3.11, make and git.
 .DEFAULT_GOAL := help
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+PYTHON ?= $(shell python3.11 -V > /dev/null 2>&1 && echo python3.11 || echo python3)
 BIN := .venv/bin
 STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 2

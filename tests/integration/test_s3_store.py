@@ -1,14 +1,18 @@
-"""The store against a real S3 server."""
+"""The store, and what reads through it, against a real S3 server."""
 
+import json
 import threading
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import store
-from pipeline.errors import StoreError
+from jobs import show
+from pipeline import rows, store
+from pipeline.errors import ConfigError, StoreError
+from pipeline.queries import load_queries
 from tests.integration.s3_server import Bucket, free_port
 
 pytestmark = pytest.mark.needs_ceph
@@ -145,3 +149,41 @@ def test_a_host_name_without_a_name_per_bucket_works(s3: Bucket, monkeypatch: py
     use(monkeypatch, AWS_ENDPOINT_URL=s3.server.endpoint.replace("127.0.0.1", "localhost"))
     store.write_bytes(store.join(s3.uri, "a"), b"x")
     assert store.read_bytes(store.join(s3.uri, "a")) == b"x"
+
+
+def test_no_credentials_at_all(s3: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    nowhere = str(tmp_path / "none")
+    use(
+        monkeypatch,
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_SHARED_CREDENTIALS_FILE=nowhere,
+        AWS_CONFIG_FILE=nowhere,
+    )
+    with pytest.raises(StoreError, match="no credentials; set AWS_ACCESS_KEY_ID"):
+        store.write_bytes(store.join(s3.uri, "a"), b"x")
+
+
+def test_show_reads_a_bucket_and_nothing_else(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    out = store.join(s3.uri, "out [1]*")
+    for number in range(2):
+        videos = [rows.fill({"uri": f"{number}.mp4", "status": "ok"}, rows.VIDEOS)]
+        store.write_table(store.join(out, "videos", f"p{number}.parquet"), rows.to_table(videos, rows.VIDEOS))
+    store.write_table(store.join(s3.uri, "other.parquet"), pa.table({"secret": [1]}))
+    assert show.main([out, "SELECT uri FROM videos ORDER BY uri", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"uri": "0.mp4"}, {"uri": "1.mp4"}]
+    assert show.main([out]) == 0
+    assert "  videos   2 (ok 2)" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="Permission Error"):
+        show.main([out, f"SELECT * FROM '{s3.uri}/other.parquet'"])
+    with pytest.raises(ConfigError, match="no such folder"):
+        show.main([store.join(s3.uri, "nothing")])
+
+
+def test_queries_are_read_from_a_bucket(s3: Bucket) -> None:
+    uri = store.join(s3.uri, "questions", "q.jsonl")
+    store.write_bytes(uri, b'{"query_id": "dog", "text": "a dog", "kind": "find"}')
+    assert [query.text for query in load_queries(uri)] == ["a dog"]
+    with pytest.raises(ConfigError, match="no such query file"):
+        load_queries(store.join(s3.uri, "q.csv"))
