@@ -19,9 +19,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipeline import gops
+from pipeline.decode_decord import decode_decord
 from pipeline.errors import DecodeError
 from pipeline.frames import Frames, FrameSize
-from pipeline.media import Video, frame_s, ignore_other_streams, open_video, shown_size, turn_deg
+from pipeline.media import Video, fitted_size, frame_s, ignore_other_streams, open_video, shown_size, turn_deg
 from pipeline.pictures import SEEK_S, packets_from, pictures_from
 
 STALE_S = 1.0
@@ -140,14 +141,6 @@ class Picked:
         return Frames(self._data_NHWC[: len(pts_N)], (pts_N - start) * tick_s)
 
 
-def fitted_size(size: FrameSize, shown: tuple[int, int]) -> tuple[int, int]:
-    """Return (height_px, width_px) of frames of a video shown at a size: 1920x1080 inside 448x448 is 448x252."""
-    if size.fit == "stretch":
-        return size.height_px, size.width_px
-    scale = min(1.0, size.height_px / shown[0], size.width_px / shown[1])
-    return max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))
-
-
 def _spans(video: Video, wanted: Sequence[int]) -> Iterator[list[int]]:
     """Yield runs of wanted times between which a seek saves work."""
     if not wanted:
@@ -220,4 +213,4 @@ def _decode_all(video: Video, wanted: Sequence[int], stale: int, picked: Picked,
             picked.add(shown)
 
 
-DECODERS: dict[str, DecodeFn] = {"pyav": decode_pyav}
+DECODERS: dict[str, DecodeFn] = {"pyav": decode_pyav, "decord": decode_decord}

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from botocore.exceptions import BotoCoreError
 
 from pipeline.errors import ProbeError, RowError
+from pipeline.frames import FrameSize
 from pipeline.store import open_fs
 
 WHOLE_BYTES = 64 * 2**20
@@ -283,3 +284,11 @@ def shown_size(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
     if turn_deg(frame) in (90, 270):
         return width_px, frame.height
     return frame.height, width_px
+
+
+def fitted_size(size: FrameSize, shown: tuple[int, int]) -> tuple[int, int]:
+    """Return (height_px, width_px) of frames of a video shown at a size: 1920x1080 inside 448x448 is 448x252."""
+    if size.fit == "stretch":
+        return size.height_px, size.width_px
+    scale = min(1.0, size.height_px / shown[0], size.width_px / shown[1])
+    return max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from pipeline import decode, media
-from pipeline.decode import DECODERS, decode_pyav, fitted_size, novelty
+from pipeline.decode import DECODERS, decode_pyav, novelty
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize
+from pipeline.media import fitted_size
 from tests import videos
 
 SIZE = FrameSize(96, 160)
