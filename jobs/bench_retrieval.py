@@ -69,9 +69,10 @@ class Result:
     num_frames: int
     prevalence: float
     """Share of the sampled frames that show it."""
-    ap: float
-    ap_unsmoothed: float
-    ap_chance: float
+    ap: float | None
+    """Average precision; None when no sampled frame shows it, like the two below."""
+    ap_unsmoothed: float | None
+    ap_chance: float | None
     recall: dict[int, float]
     """Evidence recall by k."""
     recall_uniform: dict[int, float]
@@ -138,23 +139,23 @@ def read_labels(path: Path) -> list[Label]:
 # --- figures -------------------------------------------------------------------------------------------------
 
 
-def average_precision(score_N: npt.ArrayLike, is_hit_N: npt.ArrayLike) -> float:
+def average_precision(score_N: npt.ArrayLike, is_hit_N: npt.ArrayLike) -> float | None:
     """Return the mean, over the hits, of the precision at each hit's rank; ties keep their order in time.
 
-    NaN when there is no hit.
+    None when there is no hit.
     """
     hits_N = np.asarray(is_hit_N, bool)[np.argsort(-np.asarray(score_N, np.float64), kind="stable")]
     ranks = np.flatnonzero(hits_N) + 1
-    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else float("nan")
+    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else None
 
 
-def chance_precision(num_items: int, num_hits: int) -> float:
-    """Return the expected average precision of a random order.
+def chance_precision(num_items: int, num_hits: int) -> float | None:
+    """Return the expected average precision of a random order, None without a hit.
 
     A hit at rank k has on average 1 + (k - 1)(hits - 1)/(items - 1) hits up to and with it; ranks are equally likely.
     """
     if num_hits == 0:
-        return float("nan")
+        return None
     if num_items == 1:
         return 1.0
     rank = np.arange(1, num_items + 1)
@@ -188,18 +189,17 @@ def judge(label: Label, pts_s_N: Doubles, relevance_N: Floats, smoothed_N: Float
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
     """Return means over the questions; those that no sampled frame shows have no average precision."""
-    scored = [result for result in results if not np.isnan(result.ap)]
 
-    def mean(values: Iterable[float]) -> float:
-        values = list(values)
-        return round(float(np.mean(values)), 4) if values else float("nan")
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return round(float(np.mean(known)), 4) if known else None
 
     return {
         "num_questions": len(results),
-        "num_without_a_frame": len(results) - len(scored),
-        "map": mean(result.ap for result in scored),
-        "map_unsmoothed": mean(result.ap_unsmoothed for result in scored),
-        "map_chance": mean(result.ap_chance for result in scored),
+        "num_without_a_frame": sum(result.ap is None for result in results),
+        "map": mean(result.ap for result in results),
+        "map_unsmoothed": mean(result.ap_unsmoothed for result in results),
+        "map_chance": mean(result.ap_chance for result in results),
         "recall": {k: mean(result.recall[k] for result in results) for k in KS},
         "recall_uniform": {k: mean(result.recall_uniform[k] for result in results) for k in KS},
     }
@@ -283,15 +283,15 @@ def _measure_photos(folder: Path, scorer: Any, size: Any) -> dict[str, Any]:
     relevance_NC = scorer.relevance(scorer.embed_frames(pixels_NHWC), scorer.embed_texts(questions))
     present = np.flatnonzero(shown_NC.sum(axis=0) >= MIN_PHOTOS)
     ap_by_name = {
-        names[int(c)]: round(average_precision(relevance_NC[:, c], shown_NC[:, c]), 3) for c in present
+        names[int(c)]: average_precision(relevance_NC[:, c], shown_NC[:, c]) or 0.0 for c in present
     }
-    chances = [chance_precision(len(files), int(shown_NC[:, c].sum())) for c in present]
+    chances = [chance_precision(len(files), int(shown_NC[:, c].sum())) or 0.0 for c in present]
     return {
         "num_photos": len(files),
         "num_categories": len(present),
         "map": round(float(np.mean(list(ap_by_name.values()))), 4),
         "map_chance": round(float(np.mean(chances)), 4),
-        "ap": ap_by_name,
+        "ap": {name: round(ap, 3) for name, ap in ap_by_name.items()},
     }
 
 
@@ -308,8 +308,8 @@ def report(document: dict[str, Any], results: Sequence[Result]) -> str:
         "",
         *_circumstances(document),
         "",
-        f"{document['num_questions']} questions: mean average precision **{document['map']:.3f}**"
-        f" (unsmoothed {document['map_unsmoothed']:.3f}, random order {document['map_chance']:.3f});"
+        f"{document['num_questions']} questions: mean average precision **{_show(document['map'])}**"
+        f" (unsmoothed {_show(document['map_unsmoothed'])}, random order {_show(document['map_chance'])});"
         f" evidence recall {recall}.",
     ]
     if document["num_without_a_frame"]:
@@ -336,10 +336,14 @@ def report(document: dict[str, Any], results: Sequence[Result]) -> str:
     for result in results:
         cells = " | ".join(f"{result.recall[k]:.2f} ({result.recall_uniform[k]:.2f})" for k in KS)
         lines.append(
-            f"| {result.file} | {result.query} | {result.num_frames} | {result.prevalence:.2f} | {result.ap:.2f}"
-            f" | {result.ap_chance:.2f} | {cells} |"
+            f"| {result.file} | {result.query} | {result.num_frames} | {result.prevalence:.2f} | {_show(result.ap)}"
+            f" | {_show(result.ap_chance)} | {cells} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _show(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def _circumstances(document: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ def test_average_precision_by_hand() -> None:
         (1 + 2 / 3) / 2
     )
     assert average_precision([0.1, 0.2, 0.9], [False, False, True]) == 1
-    assert np.isnan(average_precision([0.1, 0.2], [False, False]))
+    assert average_precision([0.1, 0.2], [False, False]) is None
 
 
 @pytest.mark.parametrize(("items", "hits"), [(1, 1), (2, 1), (5, 2), (6, 3), (6, 6)])
@@ -50,6 +50,19 @@ def test_judge_counts_spans_without_a_frame_as_missed() -> None:
     assert (result.prevalence, result.ap, result.recall[1], result.recall[10]) == (0.25, 1.0, 0.5, 0.5)
     assert result.recall_uniform[1] == 0  # the middle frame, at 2 s
     assert result.ap_chance == pytest.approx(chance_precision(4, 1))
+
+
+def test_a_question_without_a_frame_is_none_and_leaves_the_mean_alone() -> None:
+    relevance_N = np.asarray([0.1, 0.9], np.float32)
+    results = [
+        judge(Label("a", "x", (span,)), np.arange(2.0), relevance_N, relevance_N)
+        for span in ((0.2, 0.8), (1, 2))
+    ]
+    assert results[0].ap is None
+    assert results[0].recall[10] == 0
+    found = bench_retrieval.summary(results)
+    assert (found["num_without_a_frame"], found["map"], found["recall"][10]) == (1, 1.0, 0.5)
+    assert "NaN" not in json.dumps(found)
 
 
 @pytest.mark.parametrize(
