@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ TASK_CPUS = 1.0
 """CPUs of one decoding or writing task; one such task must always fit beside the actors."""
 NO_PROGRESS_S = 1800
 """Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
+
+CONNECT_S = 10
+"""Seconds to wait for a cluster's port to answer."""
 
 QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -45,7 +49,7 @@ class Placement:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected() -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
 
     Raises:
@@ -53,15 +57,16 @@ def connected() -> Iterator[None]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS", "")
+    _check_listening(address)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "")
     options: dict[str, Any] = {"address": address or "local"}
     if not address:
         # two logical CPUs at least: one for the actors, one for the tasks that feed them
         options |= {"num_cpus": max(2, len(os.sched_getaffinity(0))), "include_dashboard": False}
     try:
-        ray.init(logging_level="ERROR", log_to_driver=False, **options)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         msg = (
             f"cannot reach Ray at {address or 'this machine'}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
@@ -72,6 +77,22 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Refuse an address where nobody listens, at once: Ray itself keeps trying for minutes.
+
+    Raises:
+        ClusterError: the address, and what to check.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        msg = f"no Ray cluster listens at RAY_ADDRESS={address} ({error}); start it, correct or unset the variable"
+        raise ClusterError(msg) from error
 
 
 def _settle() -> None:

@@ -6,7 +6,7 @@ commits (ledger.py). A part's name comes from the rows in it, so a task that Ray
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from pipeline.rows import Row
 Tables = dict[str, list[Row]]
 
 
-def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: dict[str, float]) -> Row:
+def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: Mapping[str, float]) -> Row:
     """Write one Parquet file per non-empty table and return the rows.PART row that describes them.
 
     Args:
@@ -42,13 +42,13 @@ def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: dic
         "files": files,
         "num_rows": len(every),
         "num_failed": sum(1 for row in every if row.get("error_type")),
-        "counters": json.dumps(counters),
+        "counters": json.dumps(dict(counters)),
     }
 
 
 def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
     """Stage probed files (rows.VIDEOS) as one part; return its rows.PART table."""
-    videos = [{**row, "run_id": run_id} for row in rows.to_rows(table)]
+    videos: list[Row] = [{**row, "run_id": run_id} for row in rows.to_rows(table)]
     counters = {
         "videos": len(videos),
         "failed_videos": sum(1 for row in videos if row["error_type"]),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0", "PYTHONPATH": str(ROOT)}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "tests-only-" + "0" * 32,
+    "PYTHONPATH": str(ROOT),
+}
 
 pytest_plugins = ["tests.integration.s3_server"]
 
@@ -33,7 +40,7 @@ def ray_address(tmp_path_factory) -> Iterator[str]:
         wait_for_ray(address, head)
         yield address
     finally:
-        head.terminate()
+        os.killpg(head.pid, signal.SIGKILL)  # the whole session: raylet, store and workers
         head.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
 

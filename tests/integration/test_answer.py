@@ -12,7 +12,12 @@ QUERIES = [
     {"query_id": "rabbit", "kind": "find", "text": "a rabbit"},
     {"query_id": "bicycle", "kind": "find", "text": "a bicycle"},
     {"query_id": "animal", "kind": "flag", "text": "an animal"},
-    {"query_id": "where", "kind": "choose", "text": "where is this", "choices": ["a forest", "a city street"]},
+    {
+        "query_id": "where",
+        "kind": "choose",
+        "text": "where is this",
+        "choices": ["a forest", "a city street"],
+    },
     {"query_id": "free", "kind": "ask", "text": "What happens?"},
 ]
 GOOD = 3
@@ -88,11 +93,9 @@ def _duckdb_reads_it(out):
     for table, schema in rows.TABLES.items():
         found = duckdb.sql(f"SELECT * FROM read_parquet('{out}/{table}/*.parquet')")
         assert found.columns == schema.names
-    good = duckdb.sql(
-        f"SELECT count(*) FROM read_parquet('{out}/answers/*.parquet') WHERE error_type = ''"
-    ).fetchone()
-    assert good
-    assert good[0] == sum(1 for a in read(out, "answers") if not a["error_type"])
+    query = f"SELECT count(*) FROM read_parquet('{out}/answers/*.parquet') WHERE error_type = ''"
+    [(good,)] = duckdb.sql(query).fetchall()
+    assert good == sum(1 for a in read(out, "answers") if not a["error_type"])
 
 
 def _the_run_is_on_record(out, done):
@@ -115,7 +118,9 @@ def _again_does_nothing(out, reelsift, clips, ask):
 
 
 def _other_settings_are_refused(out, reelsift, clips, ask):
-    refused = reelsift("answer", clips, ask(*QUERIES), out, "--window.length-s", "5", "--window.sample-fps", "2")
+    refused = reelsift(
+        "answer", clips, ask(*QUERIES), out, "--window.length-s", "5", "--window.sample-fps", "2"
+    )
     assert refused.code == 2
     assert "window.length_s: 4.0 -> 5.0" in refused.err
 
@@ -143,7 +148,9 @@ def test_pools_of_one_and_two_scorers_give_the_same_bits(reelsift, clips, ask, t
 
 
 def test_a_question_on_the_command_line(reelsift, clips, tmp_path):
-    done = reelsift("answer", clips / "bikes.mp4", tmp_path / "out", "--query", "a bicycle", "--query", "a dog")
+    done = reelsift(
+        "answer", clips / "bikes.mp4", tmp_path / "out", "--query", "a bicycle", "--query", "a dog"
+    )
     assert done.code == 0, done.err
     assert [(v["query"], v["kind"]) for v in read(tmp_path / "out", "verdicts")] == [
         ("a bicycle", "find"),
