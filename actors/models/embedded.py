@@ -4,9 +4,10 @@ Two small trained networks meet at the 1000 ImageNet classes. EfficientNet-lite0
 probabilities p(k | frame); all-MiniLM-L6-v2 turns a question into p(k | text), a softmax over its cosine to a
 description of each class. Their overlap is the Bhattacharyya coefficient sum_k sqrt(p(k | frame) p(k | text)).
 
-ConSE (Norouzi et al., arXiv 1312.5650, eq. 4-6) joins the same two networks in the text space instead: a convex
-sum of class vectors, then a cosine. We meet in the class space because it ranks photos better (mean average
-precision .546 against .502, docs/log.md) and keeps one embedding per frame that any later question can use.
+ConSE (Norouzi et al., arXiv 1312.5650) joins the same two networks in the text space instead: a convex sum of class
+vectors, weighted by the image's class probabilities, then a cosine. We meet in the class space because it ranks photos
+better (mean average precision .537 against .502 from the same features, docs/log.md) and keeps one embedding per frame
+that any later question can use.
 
 Shape letters: N frames, H W pixels, K classes, P texts, D text hidden size, B background photos.
 """

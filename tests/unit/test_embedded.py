@@ -89,6 +89,9 @@ def test_a_frame_does_not_know_its_neighbours(scorer: EmbeddedScorer, noise: np.
     for order in ([0], [1], [2], [2, 0], [1, 2, 0]):
         np.testing.assert_array_equal(scorer.embed_frames(noise[order]), together[order])
     np.testing.assert_array_equal(scorer.embed_frames(noise[::-1]), together[::-1])
+    frozen = noise.copy()
+    frozen.flags.writeable = False  # as it comes out of an Arrow block
+    np.testing.assert_array_equal(scorer.embed_frames(frozen), together)
 
 
 def test_a_text_does_not_know_its_neighbours(scorer: EmbeddedScorer) -> None:
