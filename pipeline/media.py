@@ -42,6 +42,10 @@ class NoVideoStreamError(Exception):
     """The container holds no moving pictures; the message says what it holds instead."""
 
 
+class NoDecoderError(Exception):
+    """The video stream's codec is not one that libav decodes."""
+
+
 class Video:
     """An open container and its video stream; close it by leaving `open_video`."""
 
@@ -77,9 +81,12 @@ class Video:
             raise NoVideoStreamError(_contents(streams))
         self.stream = videos[0]
         self.is_fresh = True
+        context: Any = self.stream.codec_context
+        if context is None:
+            raise NoDecoderError
         # one process per core decodes; threads inside a decoder cost CPU and memory and save none
-        self.stream.codec_context.thread_type = "NONE"  # pyright: ignore[reportAttributeAccessIssue]
-        self.stream.codec_context.thread_count = 1
+        context.thread_type = "NONE"
+        context.thread_count = 1
 
     def reopen(self) -> None:
         """Start again at the first byte: the one seek that every container can do.
@@ -206,6 +213,9 @@ def open_video(uri: str, error: type[RowError]) -> Generator[Video]:
         if isinstance(raised, ProbeError):
             raised.status = "no_video"
         raise raised from found
+    except NoDecoderError as found:
+        msg = f"{uri}: there is no decoder for its video codec; convert it to a usual one, such as H.264"
+        raise error(msg) from found
     except av.error.FFmpegError as found:
         msg = f"{uri}: {reason(found)}"
         raise error(msg) from found

@@ -189,6 +189,13 @@ class TestUseless:
             probe(path)
         assert raised.value.status == "unreadable"
 
+    def test_an_unknown_codec(self, tmp_path):
+        path = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+        path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+        with pytest.raises(ProbeError, match="no decoder for its video codec") as raised:
+            probe(path)
+        assert raised.value.status == "unreadable"
+
     @pytest.mark.parametrize(
         ("with_cover", "message"), [(False, "only audio;"), (True, "only audio and a cover picture")]
     )
