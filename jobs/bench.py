@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable
 
-from jobs import bench_retrieval
+from jobs import bench_retrieval, bench_scale
 from pipeline.errors import ConfigError
 
-BENCHES: dict[str, Callable[[list[str]], int]] = {"retrieval": bench_retrieval.main}
+BENCHES: dict[str, Callable[[list[str]], int]] = {
+    "retrieval": bench_retrieval.main,
+    "scale": bench_scale.main,
+}
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,6 @@ seconds. Photos are COCO photos with YOLO labels, one question per category.
 """
 
 import json
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from jobs.bench_report import circumstances, table, write_report
 from pipeline.budget import plan_evidence
 from pipeline.config import ScoreConfig
 from pipeline.errors import ConfigError
@@ -99,11 +99,7 @@ def main(argv: list[str]) -> int:
     if args.photos is not None:
         document["photos"] = _measure_photos(args.photos, scorer, facts.frame_size)
     document["questions"] = [asdict(result) for result in results]
-    text = report(document, results)
-    path = args.report or Path("docs/benchmarks") / f"retrieval_{time.strftime('%Y-%m-%d')}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    print(text, file=sys.stderr)
+    write_report("retrieval", report(document, results), args.report)
     print(json.dumps(document))
     return 0
 
@@ -172,7 +168,7 @@ def judge(label: Label, pts_s_N: Doubles, relevance_N: Floats, smoothed_N: Float
     """Return the figures of one question from the relevance of every sampled frame."""
     is_hit_N = np.asarray([any(start <= t < end for start, end in label.spans_s) for t in pts_s_N], bool)
     num = len(pts_s_N)
-    best = {k: list(plan_evidence(smoothed_N, k)) for k in KS}
+    best = {k: list(plan_evidence(smoothed_N, pts_s_N, k)) for k in KS}
     uniform = {k: np.unique(((np.arange(k) + 0.5) / k * num).astype(int)) for k in KS}
     return Result(
         file=label.file,
@@ -298,8 +294,8 @@ def _measure_photos(folder: Path, scorer: Any, size: Any) -> dict[str, Any]:
 # --- report --------------------------------------------------------------------------------------------------
 
 
-def report(document: dict[str, Any], results: Sequence[Result]) -> str:
-    """Return the Markdown report."""
+def report(document: dict[str, Any], results: Sequence[Result]) -> list[str]:
+    """Return the lines of the Markdown report."""
     recall = " ".join(
         f"@{k} {document['recall'][k]:.2f} (uniform {document['recall_uniform'][k]:.2f})" for k in KS
     )
@@ -326,20 +322,15 @@ def report(document: dict[str, Any], results: Sequence[Result]) -> str:
             f"Best: {', '.join(f'{name} {ap:.2f}' for name, ap in ranked[:8])}.",
             f"Worst: {', '.join(f'{name} {ap:.2f}' for name, ap in ranked[-8:])}.",
         ]
-    lines += [
-        "",
-        "| video | question | frames | shown | AP | chance | "
-        + " | ".join(f"recall@{k} (uniform)" for k in KS)
-        + " |",
-        "|---|---|---|---|---|---|" + "---|" * len(KS),
-    ]
-    for result in results:
-        cells = " | ".join(f"{result.recall[k]:.2f} ({result.recall_uniform[k]:.2f})" for k in KS)
-        lines.append(
-            f"| {result.file} | {result.query} | {result.num_frames} | {result.prevalence:.2f} | {_show(result.ap)}"
-            f" | {_show(result.ap_chance)} | {cells} |"
-        )
-    return "\n".join(lines) + "\n"
+    rows = [
+        [
+            result.file, result.query, str(result.num_frames), f"{result.prevalence:.2f}", _show(result.ap),
+            _show(result.ap_chance), *(f"{result.recall[k]:.2f} ({result.recall_uniform[k]:.2f})" for k in KS),
+        ]
+        for result in results
+    ]  # fmt: skip
+    head = ["video", "question", "frames", "shown", "AP", "chance", *(f"recall@{k} (uniform)" for k in KS)]
+    return [*lines, "", *table(head, rows)]
 
 
 def _show(value: float | None) -> str:
@@ -347,14 +338,10 @@ def _show(value: float | None) -> str:
 
 
 def _circumstances(document: dict[str, Any]) -> list[str]:
-    """Return what a reader needs to repeat or doubt the figures."""
-    import platform
-    from importlib.metadata import version
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "av"))
+    """Return what the figures rest on."""
+    command = f"{PROG} --media DIR --labels FILE{' --photos DIR' if 'photos' in document else ''}"
     return [
-        f"- {time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}, {versions}",
+        *circumstances(command),
         f"- scorer `{document['scorer']}`, {document['sample_fps']:g} frames/s, smoothing {document['smooth_s']:g} s,"
         f" {document['score_cpu_ms_per_frame']:.1f} ms CPU per frame",
-        f"- `{PROG} --media DIR --labels FILE{' --photos DIR' if 'photos' in document else ''}`",
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from pipeline import rows
 from pipeline.queries import Query
 from pipeline.rows import Row
 
@@ -83,7 +84,9 @@ def answer_row(
 def failed_rows(window: Row, queries: Sequence[Query], labels: Row) -> list[Row]:
     """Return one failed rows.ANSWERS row per query of a window that failed before it could be answered.
 
-    `frames_seen` is 0: nothing of the window entered the frame index.
+    `frames_seen` is 0: nothing of the window entered the frame index. Every column is there: inside a window's list
+    of answers Arrow would fill a missing one with null.
     """
     error = {"error_type": window["error_type"], "error_message": window["error_message"]}
-    return [{**_head(window, query), **labels, "frames_seen": 0, **error} for query in queries]
+    failed = ({**_head(window, query), **labels, "frames_seen": 0, **error} for query in queries)
+    return [rows.fill(row, rows.ANSWERS) for row in failed]

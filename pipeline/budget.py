@@ -19,6 +19,8 @@ Indices = npt.NDArray[np.int64]
 
 MIN_ROUTE_CONFIDENCE = 0.6
 """A route less certain than this is not followed: the window is shown as a whole."""
+MIN_GAP_S = 3.0
+"""Seconds between evidence frames: wider than the default smoothing, so that each shows another moment."""
 MAX_RELEVANT_SHARE = 0.8
 """When more frames than this are relevant, and they do not all fit, relevance cannot choose between them."""
 
@@ -110,20 +112,26 @@ def plan_tokens(
     return Plan("global", tuple(tokens_N.tolist()), reason)
 
 
-def plan_evidence(relevance_N: npt.ArrayLike, max_evidence: int) -> tuple[int, ...]:
-    """Return the indices of the most relevant frames, in time order, for answerers that spend no tokens.
+def plan_evidence(
+    relevance_N: npt.ArrayLike, pts_s_N: npt.ArrayLike, max_evidence: int, min_gap_s: float = MIN_GAP_S
+) -> tuple[int, ...]:
+    """Return the indices of the frames to show as evidence, in time order.
 
-    Where the last places go to frames of equal relevance, frames at equal distances among these are taken, so
-    that a plateau shows its whole length.
+    The most relevant frame comes first, then always the most relevant one that lies at least `min_gap_s` from
+    those chosen: neighbours show the same moment twice. Places left over go to the best of the rest. The earlier
+    of two equal frames wins.
     """
     scores_N = np.asarray(relevance_N, dtype=np.float64)
-    if not 0 < max_evidence < len(scores_N):
-        return tuple(range(len(scores_N))) if max_evidence > 0 else ()
-    lowest = np.sort(scores_N)[-max_evidence]
-    above = np.flatnonzero(scores_N > lowest)
-    level = np.flatnonzero(scores_N == lowest)
-    chosen = np.concatenate([above, level[_evenly(len(level), max_evidence - len(above))]])
-    return tuple(np.sort(chosen).tolist())
+    times_s_N = np.asarray(pts_s_N, dtype=np.float64)
+    order = np.argsort(-scores_N, kind="stable")
+    chosen: list[int] = []
+    rest: list[int] = []
+    for index in order.tolist():
+        if len(chosen) == max_evidence:
+            break
+        near = any(abs(times_s_N[index] - times_s_N[other]) < min_gap_s for other in chosen)
+        (rest if near else chosen).append(index)
+    return tuple(sorted(chosen + rest[: max_evidence - len(chosen)]))
 
 
 def _plan_fragment(

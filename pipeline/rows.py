@@ -253,6 +253,10 @@ def _views(column: pa.ChunkedArray) -> list[Row]:
         struct = cast("pa.StructScalar", value)
         data = struct["data"].as_buffer()
         found.append(
-            {"shape": struct["shape"].as_py(), "dtype": struct["dtype"].as_py(), "data": memoryview(data) if data else b""}
+            {
+                "shape": struct["shape"].as_py(),
+                "dtype": struct["dtype"].as_py(),
+                "data": memoryview(data) if data else b"",
+            }
         )
     return found

@@ -74,5 +74,5 @@ def _choose(window: WindowView, ask: Ask) -> Answer:
 
 def _evidence(window: WindowView, ask: Ask) -> tuple[tuple[float, float, int], ...]:
     """Return the most relevant frames in time order."""
-    index = plan_evidence(ask.relevance_N, MAX_EVIDENCE)
-    return tuple((float(window.pts_s_N[i]), float(ask.relevance_N[i]), 0) for i in sorted(index))
+    index = plan_evidence(ask.relevance_N, window.pts_s_N, MAX_EVIDENCE)
+    return tuple((float(window.pts_s_N[i]), float(ask.relevance_N[i]), 0) for i in index)

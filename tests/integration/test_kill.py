@@ -47,7 +47,9 @@ def test_killed_at_any_time_and_run_again(ray_address, clips, ask, tmp_path):
     cut_short = 0
     for seed in range(TRIES):
         out = tmp_path / f"out{seed}"
-        cut_short += _kill_and_finish(command(clips, queries, out), ray_address, random.Random(seed).uniform(1, full_s))
+        cut_short += _kill_and_finish(
+            command(clips, queries, out), ray_address, random.Random(seed).uniform(1, full_s)
+        )
         for table in rows.TABLES:
             assert comparable(out, table) == expected[table], f"{table} after a kill, seed {seed}"
         assert not list(out.glob("_run/*/staging/*")), "leftovers of the killed run"

@@ -89,10 +89,13 @@ def test_a_background_frame_is_shown_only_when_every_relevant_one_is(scores, set
         assert not shown[~relevant].any() or shown[relevant].all()
 
 
-@given(SCORES, st.integers(0, 20))
-def test_evidence_is_sorted_and_no_left_out_frame_is_better(scores, max_evidence):
-    chosen = plan_evidence(scores, max_evidence)
+@given(SCORES, st.integers(0, 20), st.sampled_from([0.0, 1.0, 3.0]))
+def test_evidence_is_sorted_and_the_best_frame_is_in_it(scores, max_evidence, gap):
+    times = np.arange(len(scores)) * 0.7
+    chosen = plan_evidence(scores, times, max_evidence, gap)
     assert len(chosen) == min(max_evidence, len(scores))
     assert list(chosen) == sorted(set(chosen))
-    left = [score for index, score in enumerate(scores) if index not in chosen]
-    assert not left or not chosen or max(left) <= min(scores[index] for index in chosen)
+    assert not chosen or max(scores) == max(scores[index] for index in chosen)
+    if not gap and chosen:
+        left = [score for index, score in enumerate(scores) if index not in chosen]
+        assert not left or max(left) <= min(scores[index] for index in chosen)

@@ -127,11 +127,14 @@ def test_model_without_visual_tokens_is_refused():
 
 
 def test_evidence_is_the_best_frames_in_time_order():
-    assert plan_evidence([0.1, 0.7, 0.3, 0.9], 2) == (1, 3)
-    assert plan_evidence([0.1, 0.7], 8) == (0, 1)
-    assert plan_evidence([], 8) == ()
-    assert plan_evidence([0.5], 0) == ()
+    assert plan_evidence([0.1, 0.7, 0.3, 0.9], [0, 10, 20, 30], 2) == (1, 3)
+    assert plan_evidence([0.1, 0.7], [0, 10], 8) == (0, 1)
+    assert plan_evidence([], [], 8) == ()
+    assert plan_evidence([0.5], [0], 0) == ()
 
 
-def test_evidence_shows_the_length_of_a_plateau():
-    assert plan_evidence([0.9, *[0.5] * 9], 4) == (0, 2, 5, 8)
+def test_evidence_shows_other_moments_before_neighbours():
+    scores, times = [0.1, 0.8, 0.9, 0.8, 0.1, 0.5, 0.1], range(7)
+    assert plan_evidence(scores, times, 2) == (2, 5)
+    assert plan_evidence(scores, times, 3) == (1, 2, 5), "places left over go to the best neighbours"
+    assert plan_evidence(scores, times, 2, min_gap_s=0) == (1, 2)
