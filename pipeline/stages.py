@@ -44,6 +44,9 @@ def probe(config: WindowConfig, file: Row) -> Row:
 def sample_window(decode: DecodeFn, size: FrameSize, config: WindowConfig, window: Row) -> Row:
     """Decode a window's sampled frames at the scorer's size.
 
+    The picture shown when the window begins may have come up before; here it counts from the window's start, so
+    that a picture that stands still for an hour is one frame of each window and no span leaves its window.
+
     Raises:
         DecodeError: not one of the frames can be decoded.
     """
@@ -52,7 +55,7 @@ def sample_window(decode: DecodeFn, size: FrameSize, config: WindowConfig, windo
     frames = decode(window["uri"], times_s, size)
     return {
         "frames_planned": len(times_s),
-        "pts_s": frames.pts_s_N.tolist(),
+        "pts_s": np.maximum(frames.pts_s_N, window["start_s"]).tolist(),
         "novelty": novelty(frames.data_NHWC).tolist(),
         "pixels": rows.pack(frames.data_NHWC),
         "decode_s": time.perf_counter() - started,
@@ -128,10 +131,11 @@ def fetch_evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
     if not len(index):
         return {"evidence_index": [], "evidence_s": 0.0}
     frames = decode(window["uri"], pts_s_N[index].tolist(), size)
-    if len(frames) != len(index) or np.abs(frames.pts_s_N - pts_s_N[index]).max() > PTS_TOLERANCE_S:
+    found_s_N = np.maximum(frames.pts_s_N, window["start_s"])
+    if len(frames) != len(index) or np.abs(found_s_N - pts_s_N[index]).max() > PTS_TOLERANCE_S:
         msg = (
             f"{window['uri']}: frames at {np.round(pts_s_N[index], 3).tolist()} s were sampled before, now"
-            f" {np.round(frames.pts_s_N, 3).tolist()} s were delivered; the file changed or cannot be re-read exactly"
+            f" {np.round(found_s_N, 3).tolist()} s were delivered; the file changed or cannot be re-read exactly"
         )
         raise DecodeError(msg)
     return {
