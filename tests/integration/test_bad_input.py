@@ -23,6 +23,7 @@ INTACT = {
     "odd size.mp4": {"size": (641, 361), "pix_fmt": "yuv444p", "numbers": range(30)},
     "turned.mp4": {"rotation_deg": 90, "numbers": range(30)},
     "variable rate.mp4": {"numbers": videos.SOME},
+    "slides.mp4": {"numbers": [0, 210, 240], "b_frames": 0},
     "open groups.ts": videos.INTACT["open groups.ts"][1],
     "starts at 100 s.mkv": {"start_s": 100.0, "numbers": range(60)},
     "sound is longer.mp4": {"audio_s": 8.0, "numbers": range(60)},
@@ -118,6 +119,12 @@ def _nothing_is_lost(out, done):
         assert {verdict["query_id"] for verdict in verdicts[name]} == {"stripes", "dog"}, name
         assert len(verdicts[name]) == len(QUERIES), name
         assert {verdict["num_windows"] for verdict in verdicts[name]} == {windows}, name
+    frames = read(out, "frames")
+    assert len({(frame["video_id"], frame["pts_s"]) for frame in frames}) == len(frames)
+    for answer in read(out, "answers"):
+        start_s, end_s = answer["start_s"], answer["end_s"]
+        assert all(start_s <= span["start_s"] < span["end_s"] <= end_s for span in answer["spans"])
+        assert all(start_s <= frame["pts_s"] < end_s for frame in answer["evidence"])
     assert done.json["videos"] == len(ALL)
     assert done.json["failed_videos"] == len(BROKEN)
 
