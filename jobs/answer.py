@@ -52,7 +52,9 @@ def main(argv: list[str]) -> int:
         JobError: the run broke; exit code 3.
     """
     args = tyro.cli(Arguments, args=argv, prog=PROG, description=Arguments.__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for ours in ("pipeline", "actors", "jobs"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     videos, out, queries = _inputs(args)
     if "://" not in out:
         out = str(Path(out).absolute())  # workers have another working directory

@@ -283,8 +283,8 @@ def _reason(error: BaseException, uri: str) -> str:
         )
     if isinstance(error, PermissionError):
         return (
-            f"access denied ({code or 'no code'}); the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) are wrong"
-            f" or may not do this in bucket {bucket!r}"
+            f"access denied ({code or 'no code'}); the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,"
+            f" AWS_PROFILE) are wrong or may not do this in bucket {bucket!r}"
         )
     if isinstance(error, FileNotFoundError):
         return f"no such object or folder in bucket {bucket!r}"
