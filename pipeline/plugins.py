@@ -1,13 +1,13 @@
 """Looking up an entry of a plug-in table, on the driver, before Ray starts.
 
 A table is a plain dict from a name to a function (or to a maker, where weights are owned). Outsiders name
-their own as `package.module:function`; nothing has to be registered anywhere.
+their own as `package.module:attribute`; nothing has to be registered anywhere.
 """
 
 import difflib
 import pkgutil
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.errors import ConfigError
 
@@ -18,16 +18,22 @@ def find(table: Mapping[str, Entry], name: str, table_name: str) -> Entry:
     """Return the entry called `name`, or the object at an import path `package.module:attribute`.
 
     Raises:
-        ConfigError: no such entry, or the import path leads nowhere.
+        ConfigError: no such entry, or the import path leads nowhere or to something of another type.
     """
     if name in table:
         return table[name]
     if ":" in name:
         try:
-            return pkgutil.resolve_name(name)
+            found: Any = pkgutil.resolve_name(name)
         except (ImportError, AttributeError) as error:
             msg = f"{table_name}: cannot import {name!r} ({error}); check the path and that the job ships the module"
             raise ConfigError(msg) from error
+        example = next(iter(table.values()))
+        if not (callable(found) if callable(example) else isinstance(found, type(example))):
+            expected = "a function" if callable(example) else f"a {type(example).__name__}"
+            msg = f"{table_name}: {name!r} is a {type(found).__name__}, expected {expected} like those of the table"
+            raise ConfigError(msg)
+        return found
     close = difflib.get_close_matches(name, table, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     msg = f"{table_name} has no entry {name!r}; known: {', '.join(sorted(table))}{hint}"
