@@ -1,0 +1,60 @@
+"""Plug-ins as somebody else's package would bring them, named by import path; each leaves a mark in the results."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from actors.models import ScorerEntry, ScorerFacts
+from pipeline import reduce
+from pipeline.decode import decode_pyav
+from pipeline.frames import Frames, FrameSize
+from pipeline.route import Route
+from pipeline.rows import Row
+from pipeline.tokens import VisualTokens, take
+
+
+def white_frames(uri: str, times_s: Sequence[float], size: FrameSize) -> Frames:
+    """Return the frames at their right times, all white."""
+    frames = decode_pyav(uri, times_s, size)
+    return Frames(np.full_like(frames.data_NHWC, 255), frames.pts_s_N)
+
+
+def always_global(text: str, kind: str) -> Route:
+    """Route every question over the whole window, quarter sure."""
+    del text, kind
+    return Route("global", 0.25, "always")
+
+
+def first_tokens(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
+    """Keep the first token of every frame that may keep any."""
+    del prune_ratio
+    first = [frame * tokens.num_per_frame for frame, planned in enumerate(plan_T) if planned]
+    return take(tokens, torch.tensor(first))
+
+
+def mean_confidence(answers: Sequence[Row]) -> Row:
+    """Judge as the default does, with the mean of the windows' confidences."""
+    return {
+        **reduce.strongest_window(answers),
+        "confidence": float(np.mean([row["confidence"] for row in answers])),
+    }
+
+
+class Brightness:
+    """A frame is as relevant to any text as it is bright."""
+
+    def embed_texts(self, texts):
+        return np.zeros((len(texts), 1), np.float32)
+
+    def embed_frames(self, data_NHWC):
+        return data_NHWC.mean(axis=(1, 2, 3), dtype=np.float32)[:, None] / np.float32(255)
+
+    def relevance(self, embeddings_NE, texts_PE):
+        return np.repeat(embeddings_NE, len(texts_PE), axis=1)
+
+
+BRIGHTNESS = ScorerEntry(
+    describe=lambda _config: ScorerFacts("brightness", FrameSize(8, 8), uses_gpu=False),
+    make=lambda _config, _device: Brightness(),
+)
