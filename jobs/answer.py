@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,6 @@ from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, JobError
 
 PROG = "reelsift answer"
-MANIFEST_ROWS = 50_000
 VERSIONED = ("reelsift", "ray", "torch", "transformers", "pyarrow", "av", "onnxruntime", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,11 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
     if dry_run:
         return summary.print_plan(videos, out, config, queries, plan)
     run = ledger.open_run(out, config, queries)
-    manifest, found = _list(videos, run)
+    files, found = _list(videos, run)
     counters: Counter[str] = Counter()
-    if manifest or ledger.has_open_verdicts(run, queries, found):
+    if files or ledger.has_open_verdicts(run, queries, found):
         ledger.start_run(run, config, queries, _versions())
-        counters = _execute(plan, run, config, queries, manifest, found)
+        counters = _execute(plan, run, config, queries, files, found)
     else:
         print(f"nothing to do: {out} already answers these questions on these videos", file=sys.stderr)
     counts = summary.count(out, queries, found)
@@ -147,40 +147,32 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     )
 
 
-def _list(videos: str, run: Any) -> tuple[list[str], Any]:
-    """Write the files that are not in videos/ yet as manifest parts; return these and the keys of all files.
+def _list(videos: str, run: Any) -> tuple[list[Any], Any]:
+    """Write down the files that are not in videos/ yet; return where, and the keys of all files.
 
     Raises:
         ConfigError: nothing there to answer on.
         StoreError: the place cannot be listed.
     """
-    from pipeline import ledger, rows, store
+    from pipeline import ledger, rows
     from pipeline.source import list_videos
     from pipeline.windows import holds, key, sorted_keys
 
     known = ledger.video_keys(run.out)
-    manifest: list[str] = []
-    fresh: list[rows.Row] = []
     found: list[int] = []
 
-    def flush() -> None:
-        if fresh:
-            manifest.append(store.join(run.manifest, f"{len(manifest):06d}.parquet"))
-            store.write_table(manifest[-1], rows.to_table(fresh, rows.FILE))
-            fresh.clear()
+    def unknown() -> Iterator[rows.Row]:
+        for file in list_videos(videos):
+            found.append(key(file["video_id"], file["version"]))
+            if not holds(known, found[-1]):
+                yield file
 
-    for file in list_videos(videos):
-        found.append(key(file["video_id"], file["version"]))
-        if not holds(known, found[-1]):
-            fresh.append(file)
-        if len(fresh) >= MANIFEST_ROWS:
-            flush()
-    flush()
-    return manifest, sorted_keys(found)
+    files = ledger.write_parts(run.manifest("files"), unknown(), rows.FILE)
+    return files, sorted_keys(found)
 
 
 def _execute(
-    plan: Resolved, run: Any, config: JobConfig, queries: list[Any], manifest: list[str], found: Any
+    plan: Resolved, run: Any, config: JobConfig, queries: list[Any], files: list[Any], found: Any
 ) -> "Counter[str]":
     """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
     from jobs import cluster
@@ -188,7 +180,7 @@ def _execute(
     counters: Counter[str] = Counter()
     with cluster.connected():
         from jobs import flow
-        from pipeline import ledger
+        from pipeline import ledger, rows
 
         place = cluster.place(
             config,
@@ -199,11 +191,12 @@ def _execute(
             config, queries, run, plan.decode, plan.routes, plan.scorer, plan.scorer_facts,
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
-        if manifest:
-            counters += _commit_all("probe", flow.probe_archive(job, manifest), run)
-        if ledger.has_open_windows(run, config, queries, found):
-            answered = ledger.answer_keys(run.out)
-            counters += _commit_all("answer", flow.answer_archive(job, place, found, answered), run)
+        if files:
+            counters += _commit_all("probe", flow.probe_archive(job, files), run)
+        open_windows = ledger.open_windows(run, config, queries, found)
+        windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
+        if windows:
+            counters += _commit_all("answer", flow.answer_archive(job, place, windows), run)
         num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
         counters += _commit_all("judge", flow.reduce_archive(job, num_answers, found, judged), run)

@@ -75,7 +75,7 @@ def run_job(videos: Path, out: Path, actors: int, window_s: float) -> dict[str, 
     command = [
         sys.executable, "-m", "jobs", "answer", str(videos), str(out),
         *(word for text in QUERIES for word in ("--query", text)),
-        "--window.length-s", str(window_s), "--score.pool.num-cpus", "0.25",
+        "--window.length-s", str(window_s), "--score.pool.num-cpus", "0.2",
         "--score.pool.min-size", str(actors), "--score.pool.max-size", str(actors),
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

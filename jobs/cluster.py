@@ -12,8 +12,10 @@ from actors.models import Device
 from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import ClusterError
 
-TASK_CPUS = 1.0
-"""CPUs of one decoding or writing task; one such task must always fit beside the actors."""
+DECODE_CPUS = 1.0
+"""CPUs of one decoding task."""
+LIGHT_CPUS = 0.2
+"""CPUs of one planning, fetching or writing task; one of these and one decoding task must fit beside the actors."""
 NO_PROGRESS_S = 1800
 """Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
 
@@ -140,13 +142,13 @@ def check(placement: Placement, *, num_cpus: float, num_gpus: float) -> None:
         ClusterError: needed and present CPUs or GPUs, and what to lower.
     """
     seats = (placement.scorer, placement.answerer)
-    need_cpus = sum(seat.num_cpus * seat.pool.min_size for seat in seats) + TASK_CPUS
+    need_cpus = sum(seat.num_cpus * seat.pool.min_size for seat in seats) + DECODE_CPUS + LIGHT_CPUS
     need_gpus = sum(seat.num_gpus * seat.pool.min_size for seat in seats)
     for kind, need, have in (("CPU", need_cpus, num_cpus), ("GPU", need_gpus, num_gpus)):
         if need > have:
             msg = (
-                f"the smallest pools need {need:g} {kind}s at the same time, one task to feed them included;"
-                f" the cluster has {have:g}. Lower --score.pool.min-size, --answer.pool.min-size or their num-"
+                f"the smallest pools need {need:g} {kind}s at the same time, one task to decode and one to write"
+                f" included; the cluster has {have:g}. Lower --score.pool.min-size, --answer.pool.min-size or num-"
                 f"{kind.lower()}s, or add machines"
             )
             raise ClusterError(msg)

@@ -1,16 +1,16 @@
 """The data flow, top to bottom: three streams, each ending in staged parts that the driver commits.
 
-    manifest -> probe ------------------------------------------------------------------> videos/
-    videos/  -> windows -> sample -> score -> plan -> fetch evidence -> answer ----------> answers/ frames/
-    answers/ -> verdicts of one video --------------------------------------------------> verdicts/
+    files   -> probe -------------------------------------------------------------------> videos/
+    windows -> sample -> score -> plan -> fetch evidence -> answer -----------------------> answers/ frames/
+    answers -> verdicts of one video -----------------------------------------------------> verdicts/
 
-Rows are windows without pixels until `sample`; pixels end in `score` (and, for the few evidence frames, in
-`answer`). One row in, one row out, from `sample` to `answer`. Every stage takes and returns Arrow tables of the
-schemas in pipeline/rows.py. Nothing here shuffles.
+Files and windows come as slices of lists that the driver wrote down (ledger.py). Rows carry no pixels until `sample`;
+pixels end in `score` (and, for the few evidence frames, in `answer`). One row in, one row out, from `sample` to
+`answer`. Every stage takes and returns Arrow tables of the schemas in pipeline/rows.py. Nothing here shuffles.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,12 @@ from ray.data import ActorPoolStrategy, Dataset
 from actors.answerer import AnswerActor
 from actors.models import AnswererEntry, AnswererFacts, ScorerEntry, ScorerFacts
 from actors.scorer import Scorer
-from jobs.cluster import TASK_CPUS, Placement, Seat
-from pipeline import ledger, rows, sink, stages, verdicts, windows
+from jobs.cluster import DECODE_CPUS, LIGHT_CPUS, Placement, Seat
+from pipeline import ledger, rows, sink, stages, verdicts
 from pipeline.config import JobConfig
 from pipeline.decode import DecodeFn
 from pipeline.guard import run_rows
-from pipeline.ledger import Run
+from pipeline.ledger import Run, Slice
 from pipeline.queries import Query
 from pipeline.reduce import ReduceFn
 from pipeline.route import Route
@@ -34,6 +34,9 @@ from pipeline.rows import Row
 from pipeline.windows import Keys
 
 FILES_PER_TASK = 16
+MAX_TASKS = 10_000
+"""Windows get a task each up to here, then share one: the driver's work stays bounded."""
+MAX_WINDOWS_PER_TASK = 64
 VIDEOS_PER_PART = 1024
 ANSWERS_PER_SHARD = 200_000
 
@@ -54,23 +57,23 @@ class Job:
     aggregate: ReduceFn
 
 
-def probe_archive(job: Job, manifest: Sequence[str]) -> Dataset:
-    """Manifest parts -> probed files, staged as parts of videos/."""
-    files = _slices(manifest).map_batches(_read_files, **TASK)
-    videos = files.map_batches(on_rows(partial(stages.probe, job.config.window), rows.VIDEOS), **TASK)
+def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
+    """Files found -> probed files, staged as parts of videos/."""
+    found = _slices(files, FILES_PER_TASK).map_batches(partial(_read, rows.FILE), **DECODING)
+    videos = found.map_batches(on_rows(partial(stages.probe, job.config.window), rows.VIDEOS), **DECODING)
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
-    return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **TASK)
+    return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
 
 
-def answer_archive(job: Job, place: Placement, found: Keys, answered: Keys) -> Dataset:
-    """Usable videos -> answered windows, staged as parts of answers/ and frames/."""
+def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Dataset:
+    """Open windows -> answered windows, staged as parts of answers/ and frames/."""
     config, facts = job.config, job.answerer_facts
-    open_windows = partial(_plan_windows, job, found, answered)
-    planned = _slices(ledger.part_files(job.run.out, "videos")).map_batches(open_windows, **TASK)
-    spread = planned.repartition(target_num_rows_per_block=1)
+    num_windows = sum(part.stop - part.start for part in windows)
+    per_task = min(num_windows // MAX_TASKS + 1, MAX_WINDOWS_PER_TASK)
+    todo = _slices(windows, per_task).map_batches(partial(_read, rows.WINDOW), **DECODING)
 
     sample = partial(stages.sample_window, job.decode, job.scorer_facts.frame_size, config.window)
-    sampled = spread.map_batches(on_rows(sample, rows.DECODED), **TASK)
+    sampled = todo.map_batches(on_rows(sample, rows.DECODED), **DECODING)
 
     scored = sampled.map_batches(
         Scorer,
@@ -81,10 +84,10 @@ def answer_archive(job: Job, place: Placement, found: Keys, answered: Keys) -> D
     plan = partial(
         stages.plan_window, job.routes, job.queries, config.plan, config.score, facts.tokens_per_frame
     )
-    ready = scored.map_batches(on_rows(plan, rows.PLANNED), **TASK)
+    ready = scored.map_batches(on_rows(plan, rows.PLANNED), **LIGHT)
     if facts.frame_size is not None:
         fetch = partial(stages.fetch_evidence, job.decode, facts.frame_size)
-        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), **TASK)
+        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), **LIGHT)
 
     answered_windows = ready.map_batches(
         AnswerActor,
@@ -95,20 +98,23 @@ def answer_archive(job: Job, place: Placement, found: Keys, answered: Keys) -> D
     )  # fmt: skip
 
     write = partial(sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name)
-    return answered_windows.map_batches(write, batch_size=config.sink.windows_per_part, **TASK)
+    return answered_windows.map_batches(write, batch_size=config.sink.windows_per_part, **LIGHT)
 
 
 def reduce_archive(job: Job, num_answers: int, found: Keys, judged: Keys) -> Dataset:
     """Answers of one video -> one verdict per query, staged as parts of verdicts/; shards are ranges of video_id."""
     shards = verdicts.shards(num_answers // ANSWERS_PER_SHARD + 1)
     judge = partial(_judge_shard, job, found, judged)
-    return ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(judge, **TASK)
+    return ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(judge, **LIGHT)
 
 
 # --- how stages sit on Ray -----------------------------------------------------------------------------
 
-TASK: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": TASK_CPUS}
-"""A stage that holds nothing: tasks on CPUs, whole blocks in and out."""
+DECODING: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": DECODE_CPUS}
+"""A stage that decodes whole windows or files: one CPU a task, whole blocks in and out."""
+LIGHT: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": LIGHT_CPUS}
+"""A stage that computes little. It reserves little, or decoding would keep it waiting until every window is decoded,
+and nothing would be committed before the end."""
 
 
 def actors(seat: Seat) -> dict[str, Any]:
@@ -132,36 +138,16 @@ def on_rows(function: Callable[[Row], Row], schema: pa.Schema) -> Callable[[pa.T
     return stage
 
 
-def _slices(files: Sequence[str]) -> Dataset:
-    """Return one row per run of FILES_PER_TASK rows of the given Parquet files; reads footers only."""
-    items = [
-        {"uri": uri, "start": start, "stop": start + FILES_PER_TASK}
-        for uri in files
-        for start in range(0, ledger.num_rows(uri), FILES_PER_TASK)
-    ]
+def _slices(parts: Sequence[Slice], rows_per_task: int) -> Dataset:
+    """Return one row, in a block of its own, per slice that one task works on."""
+    items = [asdict(piece) for piece in ledger.cut(parts, rows_per_task)]
     return ray.data.from_items(items, override_num_blocks=len(items))
 
 
-def _read_slices(table: pa.Table) -> list[Row]:
-    """Return the rows that a table of slices points to."""
-    return [
-        row
-        for item in table.to_pylist()
-        for row in list(ledger.read_part(item["uri"]))[item["start"] : item["stop"]]
-    ]
-
-
-def _read_files(table: pa.Table) -> pa.Table:
-    """Manifest slices -> rows.FILE."""
-    return rows.to_table(_read_slices(table), rows.FILE)
-
-
-def _plan_windows(job: Job, found: Keys, answered: Keys, table: pa.Table) -> pa.Table:
-    """Slices of videos/ -> rows.WINDOW."""
-    planned = windows.plan_windows(
-        _read_slices(table), job.config.window, job.queries, found=found, answered=answered
-    )
-    return rows.to_table(planned, rows.WINDOW)
+def _read(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    """Slices -> the rows they point to."""
+    found = [row for item in table.to_pylist() for row in ledger.read_slice(**item)]
+    return rows.to_table(found, schema)
 
 
 def _judge_shard(job: Job, found: Keys, judged: Keys, table: pa.Table) -> pa.Table:

@@ -26,7 +26,7 @@ class PoolConfig:
     """Actors kept alive while the stage has work; the job does not start before these can be placed."""
     max_size: Count = 1
     """Actors the pool may grow to when work piles up."""
-    num_cpus: Positive = 0.5
+    num_cpus: Positive = 0.4
     """CPUs reserved per actor where no GPU is used (a reservation, not a limit)."""
     num_gpus: Annotated[float, Field(ge=0)] = 1.0
     """GPUs reserved per actor on clusters that have GPUs; fractions let two small models share one."""

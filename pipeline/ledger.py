@@ -1,7 +1,7 @@
 """What an output folder already holds, and how more is added exactly once.
 
     OUT/_run/<run_id>/config.json queries.json versions.json   written when a run opens
-                      manifest/*.parquet                       files found that are not in videos/ yet
+                      manifest/{files,windows}/*.parquet       what this run has to probe and to answer
                       staging/*.parquet                        written by workers, invisible to readers
                       commits/<part_id>.json                   the commit: from here on the part counts
                       stats.json                               written last: the run is closed
@@ -15,10 +15,12 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
@@ -31,6 +33,18 @@ from pipeline.rows import Row
 from pipeline.windows import Keys, holds, key, plan_windows, sorted_keys
 
 logger = logging.getLogger(__name__)
+
+PART_ROWS = 4096
+"""Rows per file of a manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows [start, stop) of a Parquet file."""
+
+    uri: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +64,9 @@ class Run:
         """Folder of files that are written and not committed."""
         return store.join(self.folder, "staging")
 
-    @property
-    def manifest(self) -> str:
-        """Folder of the listing of files that are not in videos/ yet."""
-        return store.join(self.folder, "manifest")
+    def manifest(self, of: str) -> str:
+        """Folder of the list of what this run has to do: `files` to probe, `windows` to answer."""
+        return store.join(self.folder, "manifest", of)
 
 
 def open_run(out: str, config: JobConfig, queries: Sequence[Query]) -> Run:
@@ -156,12 +169,31 @@ def part_files(out: str, table: str) -> list[str]:
     return [entry.uri for entry in files if entry.uri.endswith(".parquet")]
 
 
-def read_part(uri: str) -> Iterator[Row]:
-    """Yield the rows of one committed file."""
+def write_parts(folder: str, content: Iterable[Row], schema: pa.Schema) -> list[Slice]:
+    """Write rows as Parquet files of PART_ROWS rows, holding one file's rows at a time; return what was written."""
+    written: list[Slice] = []
+    rows_left = iter(content)
+    while part := list(islice(rows_left, PART_ROWS)):
+        uri = store.join(folder, f"{len(written):06d}.parquet")
+        store.write_table(uri, rows.to_table(part, schema))
+        written.append(Slice(uri, 0, len(part)))
+    return written
+
+
+def cut(parts: Sequence[Slice], rows_per_slice: int) -> list[Slice]:
+    """Return the same rows in slices of at most `rows_per_slice` rows."""
+    return [
+        Slice(part.uri, start, min(start + rows_per_slice, part.stop))
+        for part in parts
+        for start in range(part.start, part.stop, rows_per_slice)
+    ]
+
+
+def read_slice(uri: str, start: int, stop: int) -> list[Row]:
+    """Return rows [start, stop) of a Parquet file."""
     fs, path = store.open_fs(uri)
     with fs.open(path, "rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
+        return pq.read_table(file).slice(start, stop - start).to_pylist()
 
 
 def num_rows(uri: str) -> int:
@@ -201,11 +233,10 @@ def answer_keys(out: str) -> Keys:
     return sorted_keys(names)
 
 
-def has_open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> bool:
-    """Return whether any window of the found videos lacks an answer."""
+def open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> Iterator[Row]:
+    """Yield the windows of the found videos that lack an answer (rows.WINDOW)."""
     videos = scan(run.out, "videos", ["video_id", "version", "uri", "duration_s", "error_type"])
-    windows = plan_windows(videos, config.window, queries, found=found, answered=answer_keys(run.out))
-    return next(windows, None) is not None
+    return plan_windows(videos, config.window, queries, found=found, answered=answer_keys(run.out))
 
 
 def has_open_verdicts(run: Run, queries: Sequence[Query], found: Keys) -> bool:

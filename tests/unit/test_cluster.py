@@ -7,7 +7,7 @@ from pipeline.config import PoolConfig
 from pipeline.errors import ClusterError
 
 
-def placement(min_size=1, num_cpus=0.5, num_gpus=0.0):
+def placement(min_size=1, num_cpus=0.4, num_gpus=0.0):
     pool = PoolConfig(min_size=min_size, max_size=min_size)
     seat = Seat("cuda" if num_gpus else "cpu", 0.0 if num_gpus else num_cpus, num_gpus, pool)
     return Placement(seat, seat)
@@ -18,7 +18,7 @@ def test_the_default_pools_fit_two_cpus():
 
 
 def test_actors_that_leave_no_cpu_for_decoding_are_refused():
-    with pytest.raises(ClusterError, match=r"need 3 CPUs.*the cluster has 2"):
+    with pytest.raises(ClusterError, match=r"need 3.2 CPUs.*the cluster has 2"):
         check(placement(num_cpus=1.0), num_cpus=2, num_gpus=0)
     with pytest.raises(ClusterError, match=r"--score\.pool\.min-size"):
         check(placement(min_size=2), num_cpus=2, num_gpus=0)

@@ -91,3 +91,21 @@ def test_a_query_id_stands_for_one_question(out):
 def test_opening_a_run_writes_nothing(out):
     ledger.open_run(out, JobConfig(), QUERIES)
     assert not store.exists(out)
+
+
+def test_lists_of_work_come_back_in_slices(out, monkeypatch):
+    monkeypatch.setattr(ledger, "PART_ROWS", 10)
+    run = start(out)
+    content = ({"uri": f"{n:02d}.mp4"} for n in range(25))
+    parts = ledger.write_parts(run.manifest("files"), content, rows.FILE)
+    assert [(part.start, part.stop) for part in parts] == [(0, 10), (0, 10), (0, 5)]
+    pieces = ledger.cut(parts, 4)
+    assert max(piece.stop - piece.start for piece in pieces) == 4
+    read = [row["uri"] for piece in pieces for row in ledger.read_slice(piece.uri, piece.start, piece.stop)]
+    assert read == [f"{n:02d}.mp4" for n in range(25)]
+
+
+def test_an_empty_list_of_work_writes_nothing(out):
+    run = start(out)
+    assert ledger.write_parts(run.manifest("files"), [], rows.FILE) == []
+    assert not store.exists(run.manifest("files"))
