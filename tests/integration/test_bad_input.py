@@ -103,6 +103,7 @@ def test_a_folder_full_of_trouble(reelsift, archive, ask, tmp_path):
     for name, (status, words) in BROKEN.items():
         _a_broken_file_is_one_failed_row(out, name, status, words)
     _broken_files_are_told_apart(out)
+    _bad_neighbours_change_nothing(out, reelsift, archive, ask)
     _too_many_failures_are_exit_code_1(out, reelsift, archive, ask)
     _a_file_that_breaks_after_its_probe_fails_alone(out, reelsift, archive, ask)
 
@@ -172,6 +173,17 @@ def _a_broken_file_is_one_failed_row(out, name, status, words):
 def _broken_files_are_told_apart(out):
     messages = {by_name(out, "videos")[name][0]["error_message"].replace(name, "") for name in BROKEN}
     assert len(messages) == len(BROKEN)
+
+
+def _bad_neighbours_change_nothing(out, reelsift, archive, ask):
+    alone = out.with_name("alone")
+    done = reelsift("answer", archive / "good.mp4", ask(*QUERIES), alone, *SETTINGS)
+    assert done.code == 0, done.err
+    [video] = read(alone, "videos")
+    for table in rows.TABLES:
+        expected = comparable(alone, table)
+        assert expected
+        assert expected == [row for row in comparable(out, table) if video["video_id"] in row], table
 
 
 def _too_many_failures_are_exit_code_1(out, reelsift, archive, ask):
