@@ -30,19 +30,19 @@ test: check ## check, then all tests
 demo: $(STAMP) ## answer questions over a few real clips and show the hits
 	$(BIN)/python -m jobs.demo
 
-bench: $(STAMP) ## measured comparisons
-	$(BIN)/python -m jobs.bench
+bench: $(STAMP) ## measured comparisons: make bench ARGS="retrieval --media DIR --labels FILE"
+	$(BIN)/python -m jobs bench $(or $(ARGS),--help)
 
-chaos: $(STAMP) ## kill workers and jobs at random, many times (long)
-	$(BIN)/python -m pytest tests/chaos
+chaos: $(STAMP) ## kill the job ten times at random moments and run it again
+	REELSIFT_KILL_TRIES=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py
 
 golden: $(STAMP) ## write the golden files anew; review the difference
 	$(BIN)/python -m tests.golden.regenerate
 
-constraints: ## resolve anew and write constraints.txt
+constraints: ## resolve anew and write constraints.txt; torch stays, its builds are chosen by hand
 	rm -rf .venv-new && $(PYTHON) -m venv .venv-new
 	.venv-new/bin/python -m pip install -q --upgrade pip
-	.venv-new/bin/python -m pip install -q -e '.[demo]' --group dev
+	.venv-new/bin/python -m pip install -q "$$(grep ^torch== constraints.txt)" -e '.[demo]' --group dev
 	echo '# Exact versions of everything a development installation holds. Made by: make constraints' > constraints.txt
 	.venv-new/bin/python -m pip freeze --all --exclude-editable | grep -v '^#' | sed 's/+cpu$$//' >> constraints.txt
 	rm -rf .venv-new

@@ -49,7 +49,7 @@ class Scorer:
         started = time.perf_counter()
         embedding_NE = self.scorer.embed_frames(rows.unpack(window["pixels"]))
         relevance_NP = self.scorer.relevance(embedding_NE, self.texts_PE)
-        relevance_NP = smooth(relevance_NP, np.asarray(window["pts_s"]), self.config.smooth_s)
+        relevance_NP = smooth(relevance_NP, np.asarray(window["pts_s"]), self.config.smooth_s, embedding_NE)
         return {
             "embedding": rows.pack(embedding_NE.astype(np.float32)),
             "relevance": rows.pack(relevance_NP.astype(np.float32)),

@@ -226,7 +226,7 @@ def _measure_videos(
         cpu_s, num_frames = cpu_s + time.process_time() - started, num_frames + len(frames)
         texts_PE = scorer.embed_texts([label.query for label in asked])
         relevance_NP = scorer.relevance(embedding_NE, texts_PE)
-        smoothed_NP = smooth(relevance_NP, frames.pts_s_N, args.score.smooth_s)
+        smoothed_NP = smooth(relevance_NP, frames.pts_s_N, args.score.smooth_s, embedding_NE)
         for column, label in enumerate(asked):
             results.append(judge(label, frames.pts_s_N, relevance_NP[:, column], smoothed_NP[:, column]))
     return results, cpu_s / num_frames

@@ -26,7 +26,6 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Read by Ray at import; set before it."""
@@ -61,6 +60,9 @@ def connected() -> Generator[None]:
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "")
     _check_listening(address)
+    if not address:
+        # on one's own machine Ray's internal warnings help nobody; on a cluster they belong into its logs
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     options: dict[str, Any] = {"address": address or "local"}

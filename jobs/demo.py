@@ -14,12 +14,14 @@ from pipeline.errors import ConfigError
 CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 QUESTIONS = Path(__file__).parent.parent / "examples" / "demo.jsonl"
 HITS = """
-SELECT v.query_id AS asked, v.query AS question, v.answer, round(v.confidence, 2) AS sure,
-       parse_filename(v.uri) AS video,
-       coalesce(round(v.spans[1].start_s, 1) || ' - ' || round(v.spans[1].end_s, 1), '') AS seconds
-FROM verdicts v WHERE v.error_type = '' AND v.answer NOT IN ('not found', 'no')
-ORDER BY v.query_id, v.confidence DESC
+SELECT query AS question, parse_filename(uri) AS video, answer, round(confidence::DOUBLE, 2) AS sure,
+       coalesce(string_agg(format('{:.1f}-{:.1f}', span.start_s, span.end_s), ', '), '') AS seconds
+FROM (SELECT *, unnest(CASE WHEN len(spans) > 0 THEN spans ELSE [NULL] END) AS span FROM verdicts)
+WHERE error_type = '' AND answer NOT IN ('not found', 'no')
+GROUP BY ALL ORDER BY question, sure DESC
 """
+SETTINGS = ("--window.sample-fps", "2", "--score.smooth-s", "1")
+"""Short clips with quick cuts: look twice a second, smooth over little."""
 
 
 def main(argv: list[str]) -> int:
@@ -31,8 +33,8 @@ def main(argv: list[str]) -> int:
     videos, out = folder / "videos", folder / "out"
     shutil.rmtree(folder, ignore_errors=True)
     collect_clips(videos)
-    code = answer.main([str(videos), str(QUESTIONS), str(out), "--window.sample-fps", "2"])
-    print("\nWhat was found where (seconds in the video, best first):\n", file=sys.stderr)
+    code = answer.main([str(videos), str(QUESTIONS), str(out), *SETTINGS])
+    print("\nWhat was found where (seconds in the video):\n", file=sys.stderr)
     show.main([str(out), HITS, "--limit", "40"])
     print(f"\n{time.monotonic() - started:.0f} s. Every answer: {out}/answers/*.parquet", file=sys.stderr)
     print(f'Ask it anything: reelsift show {out} "SELECT * FROM answers"', file=sys.stderr)

@@ -64,13 +64,13 @@ class ScoreConfig:
     """How relevant each frame is to each question."""
 
     scorer: str = "auto"
-    """Entry of FRAME_SCORERS, or `package.module:maker`; auto = embedded without a model, else dual-encoder."""
+    """Entry of FRAME_SCORERS, or `package.module:entry`; auto = embedded without a model, else dual-encoder."""
     model: str = ""
     """Folder or hub id of a CLIP- or SigLIP-like dual encoder; empty = the embedded default."""
     revision: str = ""
     """Commit or tag of a hub model; pin it to make runs repeatable."""
     smooth_s: Annotated[float, Field(ge=0)] = 3.0
-    """Width of the triangular smoothing of relevance over time; 0 = none."""
+    """Seconds to either side over which relevance is smoothed, among frames that look alike; 0 = none."""
     threshold: Fraction = 0.5
     """Relevance from which a frame belongs to a span (`find`) or speaks for yes (`flag`)."""
     pool: PoolConfig = PoolConfig()

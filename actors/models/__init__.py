@@ -30,7 +30,7 @@ class FrameScorer(Protocol):
         ...
 
     def embed_frames(self, data_NHWC: npt.NDArray[np.uint8]) -> Floats:
-        """Return [N, E] float32; a frame's row does not depend on its neighbours in the batch."""
+        """Return [N, E] float32; a frame's row does not depend on its neighbours (on a GPU, up to rounding)."""
         ...
 
     def relevance(self, embeddings_NE: Floats, texts_PE: Floats) -> Floats:

@@ -33,8 +33,9 @@ from pipeline.frames import FrameSize
 logger = logging.getLogger(__name__)
 
 NEUTRAL_TEXTS = ("a photo", "a picture of something", "a scene", "an image")
-FRAMES_PER_CALL = 16
-"""Frames per forward pass, blank ones added to the last, so that every frame meets the same arithmetic."""
+FRAMES_PER_CALL = {"cpu": 1, "cuda": 16}
+"""Frames per forward pass. One on a CPU, where a batch gains nothing and the place of a frame in it changes the last
+bits; on a GPU blank frames fill the last batch, so that every pass has one shape."""
 
 
 def describe(config: ScoreConfig) -> ScorerFacts:
@@ -89,12 +90,12 @@ class DualEncoder:
         Raises:
             ModelError: the model computed something that is not a number.
         """
-        num_frames = len(data_NHWC)
-        blank_NHWC = np.zeros((-num_frames % FRAMES_PER_CALL, *data_NHWC.shape[1:]), np.uint8)
+        num_frames, per_call = len(data_NHWC), FRAMES_PER_CALL[self.model.device.type]
+        blank_NHWC = np.zeros((-num_frames % per_call, *data_NHWC.shape[1:]), np.uint8)
         padded_NHWC = np.concatenate([data_NHWC, blank_NHWC])
         parts: list[Floats] = []
-        for start in range(0, len(padded_NHWC), FRAMES_PER_CALL):
-            frames = list(padded_NHWC[start : start + FRAMES_PER_CALL])
+        for start in range(0, len(padded_NHWC), per_call):
+            frames = list(padded_NHWC[start : start + per_call])
             inputs = self.images(frames, return_tensors="pt", input_data_format="channels_last")
             parts.append(self._unit_vectors(self.model.get_image_features, inputs))
         return np.concatenate(parts)[:num_frames] if parts else np.zeros((0, 0), np.float32)
