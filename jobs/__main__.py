@@ -1,6 +1,7 @@
 """The console script `reelsift`, also `python -m jobs`: finds the command, maps errors to exit codes.
 
-Exit codes: 0 done; 1 done, but more rows failed than allowed; 2 wrong usage or configuration; 3 the run broke.
+Exit codes: 0 done; 1 done, but more rows failed than allowed; 2 wrong usage or configuration; 3 the run broke;
+130 interrupted.
 """
 
 import difflib
@@ -48,6 +49,9 @@ def run_command(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except JobError as error:
         print(f"reelsift: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("reelsift: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,0 +1,70 @@
+"""The answer command: what it refuses before Ray starts, and how it reads Ray's traces."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import answer
+from pipeline.config import AnswerConfig, CompressConfig, DecodeConfig, JobConfig, PlanConfig, ScoreConfig
+from pipeline.errors import ConfigError, JobError, ModelError
+from pipeline.queries import one_query
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_nothing_heavy_is_loaded_before_the_arguments_are_read():
+    """`--help` must answer at once, so torch, ray and transformers may not stand at the top of the module."""
+    heavy = "{'torch', 'ray', 'transformers', 'pyarrow', 'onnxruntime', 'duckdb', 'av'}"
+    code = f"import sys, jobs.answer, jobs.__main__; sys.exit(str({heavy} & sys.modules.keys() or ''))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        (JobConfig(compress=CompressConfig(compressor="unifrom")), "did you mean 'uniform'"),
+        (JobConfig(plan=PlanConfig(router="rulse")), "did you mean 'rules'"),
+        (JobConfig(decode=DecodeConfig(decoder="pyva")), "did you mean 'pyav'"),
+        (JobConfig(score=ScoreConfig(scorer="embeded")), "did you mean 'embedded'"),
+        (JobConfig(aggregator="strongest"), "did you mean 'strongest-window'"),
+        (JobConfig(answer=AnswerConfig(model="/no/such/model")), "/no/such/model"),
+        (JobConfig(score=ScoreConfig(model="/no/such/model")), "/no/such/model"),
+    ],
+)
+def test_names_that_do_not_exist(config, hint):
+    with pytest.raises((ConfigError, ModelError), match=hint):
+        answer._resolve(config, [one_query("a dog")])
+
+
+def test_a_plan_that_the_compressor_cannot_follow():
+    with pytest.raises(ConfigError, match=r"--plan\.scale-global 1"):
+        JobConfig(compress=CompressConfig(compressor="none"))
+    JobConfig(compress=CompressConfig(compressor="none"), plan=PlanConfig(scale_global=1, scale_background=1))
+
+
+@pytest.mark.parametrize(("query", "paths"), [((), ("v", "o")), (("a dog",), ("v", "q", "o")), ((), ())])
+def test_the_number_of_paths(query, paths):
+    with pytest.raises(ConfigError, match="expected VIDEOS"):
+        answer._inputs(answer.Arguments(paths=paths, query=query))
+
+
+def test_the_same_question_twice_is_one_query():
+    _, _, queries = answer._inputs(answer.Arguments(paths=("v", "o"), query=("a dog", "a dog", "a cat")))
+    assert [query.text for query in queries] == ["a dog", "a cat"]
+
+
+def test_our_own_error_is_read_out_of_a_trace():
+    trace = "ray::stage()\npipeline.errors.StoreError: cannot read s3://b/x: no such bucket\n\nThe above exception"
+    error = answer._unwrapped(RuntimeError(trace))
+    assert type(error).__name__ == "StoreError"
+    assert str(error) == "cannot read s3://b/x: no such bucket"
+
+
+def test_a_strange_error_says_what_ray_said_first():
+    trace = "ray::stage()\nZeroDivisionError: division by zero\n\nThe above exception was the direct cause\nUser"
+    error = answer._unwrapped(RuntimeError(trace))
+    assert isinstance(error, JobError)
+    assert "ZeroDivisionError: division by zero" in str(error)
