@@ -27,8 +27,9 @@ TOTALS = """
     SELECT count(DISTINCT window_id), count(*) FILTER (error_type = ''), count(*) FILTER (error_type <> ''),
         coalesce(sum(tokens_dense), 0)::BIGINT, coalesce(sum(tokens_used), 0)::BIGINT FROM answers"""
 FAILURES = """
-    SELECT error_type, count(*), any_value(error_message) FROM answers WHERE error_type <> ''
-    GROUP BY ALL ORDER BY 2 DESC, 1"""
+    SELECT error_type, count(*), min(error_message)
+    FROM (SELECT error_type, error_message FROM videos UNION ALL SELECT error_type, error_message FROM answers)
+    WHERE error_type <> '' GROUP BY ALL ORDER BY 2 DESC, 1"""
 HITS = """
     WITH good AS (SELECT * FROM answers WHERE error_type = ''), hits AS (
         SELECT query_id, query, kind, uri, answer, span.start_s, span.end_s, span.score
@@ -116,12 +117,15 @@ def _page(out: str, summary: dict[str, Any]) -> str:
         f"  windows  {summary['windows']:,}",
         f"  answers  {answers['good']:,} good, {answers['failed']:,} failed",
         *(
-            f"           {failure['count']:,} x {failure['error_type']}, for example: {failure['example']}"
+            f"  failed   {failure['count']:,} x {failure['error_type']}, for example: {failure['example']}"
             for failure in summary["failures"]
         ),
-        f"  tokens   {summary['tokens_dense']:,} dense -> {summary['tokens_used']:,} used"
-        f" ({summary['saved_percent']} % saved)",
     ]
+    if summary["tokens_dense"]:
+        lines.append(
+            f"  tokens   {summary['tokens_dense']:,} dense -> {summary['tokens_used']:,} used"
+            f" ({summary['saved_percent']} % saved)"
+        )
     for _, group in itertools.groupby(summary["hits"], key=lambda hit: hit["query_id"]):
         hits = list(group)
         lines += ["", f"{hits[0]['query_id']} ({hits[0]['kind']}): {hits[0]['query']}"]

@@ -64,7 +64,9 @@ def test_our_own_error_is_read_out_of_a_trace():
 
 
 def test_a_strange_error_says_what_ray_said_first():
-    trace = "ray::stage()\nZeroDivisionError: division by zero\n\nThe above exception was the direct cause\nUser"
+    trace = (
+        "ray::stage()\nZeroDivisionError: division by zero\n\nThe above exception was the direct cause\nUser"
+    )
     error = answer._unwrapped(RuntimeError(trace))
     assert isinstance(error, JobError)
     assert "ZeroDivisionError: division by zero" in str(error)

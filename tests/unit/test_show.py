@@ -49,7 +49,15 @@ def out(tmp_path: Path) -> str:
     folder = str(tmp_path / "out [1]*")
     videos = [
         rows.fill({"uri": "a.mp4", "status": "ok", "duration_s": 1800.0, "fps": float("nan")}, rows.VIDEOS),
-        rows.fill({"uri": "c.mp4", "status": "unreadable", "error_type": "ProbeError"}, rows.VIDEOS),
+        rows.fill(
+            {
+                "uri": "c.mp4",
+                "status": "unreadable",
+                "error_type": "ProbeError",
+                "error_message": "cut short",
+            },
+            rows.VIDEOS,
+        ),
     ]
     store.write_table(store.join(folder, "videos", "p1.parquet"), rows.to_table(videos, rows.VIDEOS))
     for number, part in enumerate((ANSWERS[:2], ANSWERS[2:])):
@@ -83,7 +91,10 @@ def test_the_summary_counts_and_ranks(out: str, capsys: pytest.CaptureFixture[st
         "duration_s": 1800.0,
         "windows": 2,
         "answers": {"good": 4, "failed": 1},
-        "failures": [{"error_type": "AnswerError", "count": 1, "example": "no model"}],
+        "failures": [
+            {"error_type": "AnswerError", "count": 1, "example": "no model"},
+            {"error_type": "ProbeError", "count": 1, "example": "cut short"},
+        ],
         "tokens_dense": 2000,
         "tokens_used": 250,
         "saved_percent": 87.5,
@@ -96,7 +107,7 @@ def test_the_summary_as_a_page(out: str, capsys: pytest.CaptureFixture[str]) -> 
     for line in (
         "  videos   2 (ok 1, unreadable 1), 0.50 h",
         "  answers  4 good, 1 failed",
-        "           1 x AnswerError, for example: no model",
+        "  failed   1 x AnswerError, for example: no model",
         "  tokens   2,000 dense -> 250 used (87.5 % saved)",
         "dog (find): text of dog",
         "  0.950           1.0-3.0 s  b.mp4",
