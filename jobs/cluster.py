@@ -63,12 +63,13 @@ def connected() -> Generator[None]:
     if not address:
         # on one's own machine Ray's internal warnings help nobody; on a cluster they belong into its logs
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # few CPUs, several kinds of tasks: Ray would end idle workers and start Python anew every few seconds
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * _num_cpus() + 4))
     import ray
 
     options: dict[str, Any] = {"address": address or "local"}
     if not address:
-        # two logical CPUs at least: one for the actors, one for the tasks that feed them
-        options |= {"num_cpus": max(2, len(os.sched_getaffinity(0))), "include_dashboard": False}
+        options |= {"num_cpus": _num_cpus(), "include_dashboard": False}
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -81,6 +82,11 @@ def connected() -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _num_cpus() -> int:
+    """Return this machine's CPUs, two at least: one for the actors, one for the tasks that feed them."""
+    return max(2, len(os.sched_getaffinity(0)))
 
 
 def _check_listening(address: str) -> None:

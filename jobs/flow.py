@@ -59,7 +59,7 @@ class Job:
 
 def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
     """Files found -> probed files, staged as parts of videos/."""
-    found = _slices(files, FILES_PER_TASK).map_batches(partial(_read, rows.FILE), **DECODING)
+    found = _slices(files, FILES_PER_TASK).map_batches(partial(ledger.read_slices, rows.FILE), **DECODING)
     videos = found.map_batches(on_rows(partial(stages.probe, job.config.window), rows.VIDEOS), **DECODING)
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
     return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
@@ -70,7 +70,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     config, facts = job.config, job.answerer_facts
     num_windows = sum(part.stop - part.start for part in windows)
     per_task = min(num_windows // MAX_TASKS + 1, MAX_WINDOWS_PER_TASK)
-    todo = _slices(windows, per_task).map_batches(partial(_read, rows.WINDOW), **DECODING)
+    todo = _slices(windows, per_task).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
 
     sample = partial(stages.sample_window, job.decode, job.scorer_facts.frame_size, config.window)
     sampled = todo.map_batches(on_rows(sample, rows.DECODED), **DECODING)
@@ -104,7 +104,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
 def reduce_archive(job: Job, num_answers: int, found: Keys, judged: Keys) -> Dataset:
     """Answers of one video -> one verdict per query, staged as parts of verdicts/; shards are ranges of video_id."""
     shards = verdicts.shards(num_answers // ANSWERS_PER_SHARD + 1)
-    judge = partial(_judge_shard, job, found, judged)
+    judge = partial(verdicts.judge_shards, job.run, job.queries, job.aggregate, found, judged)
     return ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(judge, **LIGHT)
 
 
@@ -142,21 +142,3 @@ def _slices(parts: Sequence[Slice], rows_per_task: int) -> Dataset:
     """Return one row, in a block of its own, per slice that one task works on."""
     items = [asdict(piece) for piece in ledger.cut(parts, rows_per_task)]
     return ray.data.from_items(items, override_num_blocks=len(items))
-
-
-def _read(schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """Slices -> the rows they point to."""
-    found = [row for item in table.to_pylist() for row in ledger.read_slice(**item)]
-    return rows.to_table(found, schema)
-
-
-def _judge_shard(job: Job, found: Keys, judged: Keys, table: pa.Table) -> pa.Table:
-    """Shards -> rows.PART of staged verdicts."""
-    parts: list[Row] = []
-    for shard in table.to_pylist():
-        judgements = list(
-            verdicts.judge(job.run.out, shard, job.queries, job.aggregate, found=found, judged=judged)
-        )
-        if judgements:
-            parts.append(sink.stage_verdicts(job.run.staging, job.run.run_id, judgements))
-    return rows.to_table(parts, rows.PART)

@@ -31,4 +31,4 @@ class Progress(ExecutionCallback):
 
 def _short(name: str) -> str:
     """Return a stage's name without Ray's wrapping: MapBatches(Scorer) -> Scorer."""
-    return name.replace("MapBatches(", "").replace(")", "").removeprefix("partial->").removeprefix("_read->")
+    return name.replace("MapBatches(", "").replace(")", "").removeprefix("read_slices->")

@@ -196,6 +196,12 @@ def read_slice(uri: str, start: int, stop: int) -> list[Row]:
         return pq.read_table(file).slice(start, stop - start).to_pylist()
 
 
+def read_slices(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    """Return the rows that a table of slices points to."""
+    found = [row for item in table.to_pylist() for row in read_slice(**item)]
+    return rows.to_table(found, schema)
+
+
 def num_rows(uri: str) -> int:
     """Return the number of rows of a Parquet file, from its footer."""
     fs, path = store.open_fs(uri)

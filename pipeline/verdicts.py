@@ -6,9 +6,11 @@ Work is cut by ranges of video_id (a hash, so ranges are even), one range at a t
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import ledger, rows
+from pipeline import ledger, rows, sink
+from pipeline.ledger import Run
 from pipeline.queries import Query
 from pipeline.reduce import ReduceFn
 from pipeline.rows import Row
@@ -55,3 +57,15 @@ def judge(
                 yield {**video, **head}
             else:
                 yield {**video, **head, **aggregate(answers[*name, query.query_id])}
+
+
+def judge_shards(
+    run: Run, queries: Sequence[Query], aggregate: ReduceFn, found: Keys, judged: Keys, table: pa.Table
+) -> pa.Table:
+    """Judge and stage each shard of a table; return the parts (rows.PART)."""
+    parts: list[Row] = []
+    for shard in table.to_pylist():
+        judgements = list(judge(run.out, shard, queries, aggregate, found=found, judged=judged))
+        if judgements:
+            parts.append(sink.stage_verdicts(run.staging, run.run_id, judgements))
+    return rows.to_table(parts, rows.PART)
