@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,12 +86,12 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
     started = time.monotonic()
     plan = _resolve(config, queries)
     if dry_run:
-        return summary.print_plan(videos, out, config, queries, plan)
-    run = ledger.open_run(out, config, queries)
+        return _dry_run(videos, out, queries, config, plan)
+    run = ledger.open_run(out, config, queries, plan.models)
     files, found = _list(videos, run)
     counters: Counter[str] = Counter()
     if files or ledger.has_open_verdicts(run, queries, found):
-        ledger.start_run(run, config, queries, _versions())
+        ledger.start_run(run, config, queries, plan.models, _versions())
         counters = _execute(plan, run, config, queries, files, found)
     else:
         print(f"nothing to do: {out} already answers these questions on these videos", file=sys.stderr)
@@ -106,6 +107,22 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
     return 1 if summary.failed_fraction(counts) > config.max_failed_fraction else 0
 
 
+def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan: "Resolved") -> int:
+    """Print what a run would do; checks the folder and counts the files, writes nothing, starts nothing."""
+    from jobs import summary
+    from pipeline import ledger
+    from pipeline.source import list_videos
+    from pipeline.windows import holds, key
+
+    ledger.check_folder(out, config, queries, plan.models)
+    known = ledger.video_keys(out)
+    num_found = num_known = 0
+    for file in list_videos(videos):
+        num_found += 1
+        num_known += holds(known, key(file["video_id"], file["version"]))
+    return summary.print_plan(out, config, queries, plan, found=num_found, known=num_known)
+
+
 @dataclass(frozen=True)
 class Resolved:
     """Plug-ins and models of a job, looked up on the driver."""
@@ -117,6 +134,12 @@ class Resolved:
     answerer: Any
     answerer_facts: Any
     aggregate: Any
+
+    @property
+    def models(self) -> dict[str, str]:
+        """What scores and answers, with its revision."""
+        answerer = self.answerer_facts
+        return {"scorer": self.scorer_facts.name, "answerer": f"{answerer.name}@{answerer.revision}"}
 
 
 def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
@@ -159,7 +182,7 @@ def _list(videos: str, run: Any) -> tuple[list[Any], Any]:
     from pipeline.windows import holds, key, sorted_keys
 
     known = ledger.video_keys(run.out)
-    found: list[int] = []
+    found = array("Q")
 
     def unknown() -> Iterator[rows.Row]:
         for file in list_videos(videos):
@@ -237,7 +260,7 @@ def _unwrapped(error: BaseException) -> JobError:
 
     trace = str(error)
     logger.error("a stage failed:\n%s", trace)
-    ours = re.findall(r"^pipeline\.errors\.(\w+): (.*)$", trace, re.MULTILINE)
+    ours = re.findall(r"^pipeline\.errors\.(\w+): (.*?)$(?=\n\n|\Z)", trace, re.MULTILINE | re.DOTALL)
     if ours:
         name, message = ours[-1]
         kind = getattr(errors, name, JobError)

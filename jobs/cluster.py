@@ -12,6 +12,8 @@ from actors.models import Device
 from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import ClusterError
 
+logger = logging.getLogger(__name__)
+
 DECODE_CPUS = 1.0
 """CPUs of one decoding task."""
 LIGHT_CPUS = 0.2
@@ -124,22 +126,29 @@ def _settle() -> None:
 def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placement:
     """Return where the actors go on the connected cluster: GPUs where it has them, CPUs otherwise.
 
+    A cluster that has no CPU yet starts from zero: what it can become is not known here, so it is not judged.
+
     Raises:
         ClusterError: the smallest pools and one task do not fit at the same time.
     """
     import ray
 
     have = ray.cluster_resources()
-    gpus = have.get("GPU", 0.0)
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
     placement = Placement(
-        scorer=_seat(config.score.pool, on_gpu=scorer_gpu and gpus > 0),
-        answerer=_seat(config.answer.pool, on_gpu=answerer_gpu and gpus > 0),
+        scorer=_seat(config.score.pool, wanted=scorer_gpu, present=gpus > 0),
+        answerer=_seat(config.answer.pool, wanted=answerer_gpu, present=gpus > 0),
     )
-    check(placement, num_cpus=have.get("CPU", 0.0), num_gpus=gpus)
+    if cpus:
+        check(placement, num_cpus=cpus, num_gpus=gpus)
+    else:
+        logger.info("the cluster has no workers yet: waiting for its autoscaler")
     return placement
 
 
-def _seat(pool: PoolConfig, *, on_gpu: bool) -> Seat:
+def _seat(pool: PoolConfig, *, wanted: bool, present: bool) -> Seat:
+    """Return a pool's seat: where its setting says, else on GPUs that it can use and that are there."""
+    on_gpu = wanted and present if pool.device == "auto" else pool.device == "cuda"
     return Seat("cuda", 0.0, pool.num_gpus, pool) if on_gpu else Seat("cpu", pool.num_cpus, 0.0, pool)
 
 

@@ -73,7 +73,8 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     todo = _slices(windows, per_task).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
 
     sample = partial(stages.sample_window, job.decode, job.scorer_facts.frame_size, config.window)
-    sampled = todo.map_batches(on_rows(sample, rows.DECODED), **DECODING)
+    # one window at a time, also where a task has many: a batch is in memory at once
+    sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **DECODING)
 
     scored = sampled.map_batches(
         Scorer,

@@ -2,18 +2,30 @@
 
 import json
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline import config as settings
 from pipeline import ledger
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import JobError
 from pipeline.queries import Query
-from pipeline.windows import Keys, holds, key
+from pipeline.windows import Keys, holds, key, sorted_keys
 
 REASONS = 5
+COUNTED = (
+    *("found", "queries", "videos", "failed_videos", "windows", "answers", "failed_answers", "verdicts"),
+    *(
+        "failed_verdicts",
+        "tokens_dense",
+        "tokens_used",
+        "distinct_videos",
+        "distinct_answers",
+        "distinct_verdicts",
+    ),
+)
 
 
 def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
@@ -21,46 +33,37 @@ def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
     asked = {query.query_id for query in queries}
     reasons: Counter[str] = Counter()
     counts: Counter[str] = Counter(found=len(found), queries=len(asked))
-    columns = ["video_id", "version", "error_type", "error_message", "num_windows"]
-    for row in _of(out, "videos", columns, found):
-        counts["videos"] += 1
-        counts["windows"] += row["num_windows"]
-        _note_failure(row, "videos", counts, reasons)
-    columns = [
-        "video_id",
-        "version",
-        "query_id",
-        "error_type",
-        "error_message",
-        "tokens_dense",
-        "tokens_used",
-    ]
-    for row in _of(out, "answers", columns, found):
-        if row["query_id"] in asked:
-            counts["answers"] += 1
-            counts["tokens_dense"] += row["tokens_dense"]
-            counts["tokens_used"] += row["tokens_used"]
-            _note_failure(row, "answers", counts, reasons)
-    for row in _of(out, "verdicts", ["video_id", "version", "query_id", "error_type"], found):
-        if row["query_id"] in asked:
-            counts["verdicts"] += 1
-            counts["failed_verdicts"] += bool(row["error_type"])
-    names = ("videos", "failed_videos", "windows", "answers", "failed_answers", "verdicts", "failed_verdicts")
-    plain = {name: counts[name] for name in ("found", "queries", *names, "tokens_dense", "tokens_used")}
-    return {**plain, "reasons": dict(reasons.most_common(REASONS))}
+    tables = {
+        "videos": ("num_windows", "uri", "error_message"),
+        "answers": ("query_id", "window_id", "tokens_dense", "tokens_used", "uri", "error_message"),
+        "verdicts": ("query_id",),
+    }
+    for table, columns in tables.items():
+        names = array("Q")
+        for row in ledger.scan(out, table, ["video_id", "version", "error_type", *columns]):
+            if not holds(found, key(row["video_id"], row["version"])) or row.get("query_id", "") not in {
+                "",
+                *asked,
+            }:
+                continue
+            names.append(
+                key(row["video_id"], row["version"], row.get("window_id", ""), row.get("query_id", ""))
+            )
+            counts["windows"] += row.get("num_windows", 0)
+            counts["tokens_dense"] += row.get("tokens_dense", 0)
+            counts["tokens_used"] += row.get("tokens_used", 0)
+            if row["error_type"]:
+                counts[f"failed_{table}"] += 1
+                if table != "verdicts":
+                    reasons[_reason(table, row)] += 1
+        counts[table] = len(names)
+        counts[f"distinct_{table}"] = len(sorted_keys(names))
+    return {**{name: counts[name] for name in COUNTED}, "reasons": dict(reasons.most_common(REASONS))}
 
 
-def _of(out: str, table: str, columns: list[str], found: Keys) -> Any:
-    """Yield the rows of a table that belong to this run's listing."""
-    for row in ledger.scan(out, table, columns):
-        if holds(found, key(row["video_id"], row["version"])):
-            yield row
-
-
-def _note_failure(row: dict[str, Any], table: str, counts: "Counter[str]", reasons: "Counter[str]") -> None:
-    if row["error_type"]:
-        counts[f"failed_{table}"] += 1
-        reasons[f"{table[:-1]}: {row['error_type']}: {row['error_message']}"] += 1
+def _reason(table: str, row: dict[str, Any]) -> str:
+    """Return why a row failed, the same text for the same reason on another file."""
+    return f"{table[:-1]}: {row['error_type']}: {row['error_message'].replace(row['uri'], '<file>')}"
 
 
 def check_conservation(counts: dict[str, Any]) -> None:
@@ -75,7 +78,9 @@ def check_conservation(counts: dict[str, Any]) -> None:
         "verdicts": counts["found"] * counts["queries"],
     }
     wrong = [
-        f"{name}: expected {n}, found {counts[name]}" for name, n in expected.items() if counts[name] != n
+        f"{name}: expected {n}, found {counts[name]}, {counts[f'distinct_{name}']} of them distinct"
+        for name, n in expected.items()
+        if not n == counts[name] == counts[f"distinct_{name}"]
     ]
     if wrong:
         msg = f"rows were lost or doubled ({'; '.join(wrong)}); the output cannot be trusted, please report this"
@@ -104,6 +109,8 @@ def print_end(stats: dict[str, Any]) -> None:
         seconds = [f"{name[:-2]} {spent[name]:.1f}" for name in stages if spent.get(name)]
         lines.append(("seconds", f"{', '.join(seconds)} (busy, all workers); wall {stats['wall_s']:.1f}"))
     lines += [("failed", f"{n} x {reason}") for reason, n in stats["reasons"].items()]
+    if others := stats["failed_videos"] + stats["failed_answers"] - sum(stats["reasons"].values()):
+        lines.append(("failed", f"{others} more; see: reelsift show {stats['out']}"))
     lines.append(("output", stats["out"]))
     print(file=sys.stderr)
     for name, text in lines:
@@ -118,19 +125,35 @@ def _tokens(stats: dict[str, Any]) -> str:
     return f"{dense} dense -> {used} used ({100 * (1 - used / dense):.1f} % saved)"
 
 
-def print_plan(videos: str, out: str, config: JobConfig, queries: Sequence[Query], plan: Any) -> int:
+def print_plan(
+    out: str, config: JobConfig, queries: Sequence[Query], plan: Any, *, found: int, known: int
+) -> int:
     """Print what a run would do, without starting anything; return exit code 0."""
     resolved = {
-        "videos": videos,
+        "videos": f"{found} found, {found - known} of them new to {out}",
         "out": out,
         "queries": [
             f"{query.query_id} ({query.kind}, {plan.routes[query.query_id].route})" for query in queries
         ],
         "scorer": plan.scorer_facts.name,
         "model": plan.answerer_facts.name or "none: answers from frame relevance",
+        "pools": {
+            name: _pool(pool) for name, pool in (("score", config.score.pool), ("answer", config.answer.pool))
+        },
         "fingerprint": settings.fingerprint(config),
         "settings": settings.dump(config),
     }
     print(json.dumps(resolved, indent=1), file=sys.stderr)
-    print(json.dumps({"dry_run": True, "fingerprint": resolved["fingerprint"]}))
+    print(
+        json.dumps(
+            {"dry_run": True, "found": found, "new": found - known, "fingerprint": resolved["fingerprint"]}
+        )
+    )
     return 0
+
+
+def _pool(pool: PoolConfig) -> str:
+    return (
+        f"{pool.min_size} to {pool.max_size} actors, device {pool.device}: {pool.num_gpus:g} GPU each where GPUs are"
+        f" used, else {pool.num_cpus:g} CPU"
+    )

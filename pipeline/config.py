@@ -17,6 +17,9 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
+MAX_FRAMES = 4096
+"""Frames of one window at most: its pixels and its smoothing are in one process's memory."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class PoolConfig:
@@ -28,8 +31,10 @@ class PoolConfig:
     """Actors the pool may grow to when work piles up."""
     num_cpus: Positive = 0.4
     """CPUs reserved per actor where no GPU is used (a reservation, not a limit)."""
-    num_gpus: Annotated[float, Field(ge=0)] = 1.0
-    """GPUs reserved per actor on clusters that have GPUs; fractions let two small models share one."""
+    num_gpus: Annotated[float, Field(gt=0)] = 1.0
+    """GPUs reserved per actor where GPUs are used; fractions let two small models share one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto = GPUs when the cluster has some as the job starts; say cuda where GPU machines come only on demand."""
 
     def __post_init__(self) -> None:
         """Check the bounds against each other."""
@@ -49,6 +54,15 @@ class WindowConfig:
     """Seconds of one window; a window's frames are in memory at the same time."""
     sample_fps: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Frames looked at per second of video; more finds shorter events and costs as much more."""
+
+    def __post_init__(self) -> None:
+        """Bound what one window holds in memory."""
+        if self.length_s * self.sample_fps > MAX_FRAMES:
+            msg = (
+                f"a window of {self.length_s:g} s at {self.sample_fps:g} frames per second holds"
+                f" {self.length_s * self.sample_fps:.0f} frames, more than {MAX_FRAMES}; make --window.length-s shorter"
+            )
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

@@ -5,6 +5,7 @@
                       staging/*.parquet                        written by workers, invisible to readers
                       commits/<part_id>.json                   the commit: from here on the part counts
                       stats.json                               written last: the run is closed
+                      recovered.json                           in its place, by the run after a crash
 
 Committing a part is two steps by the driver: write the commit record (one atomic put), then move the staged
 files into the tables. A crash between them is rolled forward by the next run; a crash before them leaves only
@@ -27,13 +28,15 @@ import pyarrow.parquet as pq
 from pipeline import config as settings
 from pipeline import rows, store
 from pipeline.config import JobConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
 from pipeline.rows import Row
 from pipeline.windows import Keys, holds, key, plan_windows, sorted_keys
 
 logger = logging.getLogger(__name__)
 
+Models = dict[str, str]
+"""What scores and answers, with its revision: two models under one name must not share an output folder."""
 PART_ROWS = 4096
 """Rows per file of a manifest."""
 
@@ -69,29 +72,46 @@ class Run:
         return store.join(self.folder, "manifest", of)
 
 
-def open_run(out: str, config: JobConfig, queries: Sequence[Query]) -> Run:
+def check_folder(out: str, config: JobConfig, queries: Sequence[Query], models: Models) -> None:
+    """Check an output folder against this job, reading only.
+
+    Raises:
+        ConfigError: the folder was written with other settings or models, or a query id was used for another
+            question.
+        StoreError: the folder cannot be read.
+    """
+    for run_id in run_ids(out):
+        _check_same_job(out, run_id, config, queries, models)
+
+
+def open_run(out: str, config: JobConfig, queries: Sequence[Query], models: Models) -> Run:
     """Check the folder against this job, mend what a crash left, and return a new run; writes nothing of its own.
 
     Raises:
-        ConfigError: the folder was written with other settings, or a query id was used for another question.
-        StoreError: the folder cannot be read or written.
+        ConfigError, StoreError: see `check_folder`; or the folder cannot be written.
     """
-    earlier = run_ids(out)
-    for run_id in earlier:
-        _check_same_job(out, run_id, config, queries)
-    for run_id in earlier:
+    check_folder(out, config, queries, models)
+    for run_id in run_ids(out):
         _recover(Run(out, run_id))
     return Run(out, f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}")
 
 
-def start_run(run: Run, config: JobConfig, queries: Sequence[Query], versions: dict[str, str]) -> None:
-    """Write down what a run is about to do: settings, questions, versions."""
+def start_run(
+    run: Run, config: JobConfig, queries: Sequence[Query], models: Models, versions: dict[str, str]
+) -> None:
+    """Write down what a run is about to do: settings, models, questions, versions."""
     _write_json(store.join(run.folder, "queries.json"), [asdict(query) for query in queries])
     _write_json(store.join(run.folder, "versions.json"), versions)
-    _write_json(
-        store.join(run.folder, "config.json"),
-        {"fingerprint": settings.fingerprint(config), "settings": settings.dump(config)},
-    )
+    _write_json(store.join(run.folder, "config.json"), _describe_job(config, models))
+
+
+def _describe_job(config: JobConfig, models: Models) -> dict[str, Any]:
+    """Return what decides the results besides the questions."""
+    return {
+        "fingerprint": settings.fingerprint(config),
+        "settings": settings.dump(config),
+        "models": models,
+    }
 
 
 def run_ids(out: str) -> list[str]:
@@ -103,14 +123,22 @@ def run_ids(out: str) -> list[str]:
     return sorted(found)
 
 
-def _check_same_job(out: str, run_id: str, config: JobConfig, queries: Sequence[Query]) -> None:
+def _check_same_job(
+    out: str, run_id: str, config: JobConfig, queries: Sequence[Query], models: Models
+) -> None:
     """Raise ConfigError when an earlier run's settings or questions do not fit this job's."""
     folder = store.join(out, "_run", run_id)
+    if next(store.list_files(store.join(folder, "commits"), missing_ok=True), None) is None:
+        return  # it left nothing that this job could contradict
     old = _read_json(store.join(folder, "config.json"))
-    if old and old["fingerprint"] != settings.fingerprint(config):
-        changed = settings.differences(old["settings"], settings.dump(config))
+    new_job = _describe_job(config, models)
+    if old["fingerprint"] != new_job["fingerprint"] or old["models"] != new_job["models"]:
+        changed = [
+            *settings.differences(old["settings"], new_job["settings"]),
+            *settings.differences(old["models"], new_job["models"]),
+        ]
         msg = (
-            f"{out} was written with other settings by run {run_id}: {'; '.join(changed)}."
+            f"{out} was written with other settings or models by run {run_id}: {'; '.join(changed)}."
             " Use the same settings, or another output folder"
         )
         raise ConfigError(msg)
@@ -128,7 +156,8 @@ def _check_same_job(out: str, run_id: str, config: JobConfig, queries: Sequence[
 
 def _recover(run: Run) -> None:
     """Roll committed parts forward and remove staged files that were never committed."""
-    if store.exists(store.join(run.folder, "stats.json")):
+    closed = [store.join(run.folder, name) for name in ("stats.json", "recovered.json")]
+    if any(store.exists(uri) for uri in closed):
         return
     for entry in list(store.list_files(store.join(run.folder, "commits"), missing_ok=True)):
         if entry.uri.endswith(".json"):
@@ -138,6 +167,7 @@ def _recover(run: Run) -> None:
         store.delete(entry.uri)
     if orphans:
         logger.info("run %s was cut short: removed %d files it had not committed", run.run_id, len(orphans))
+    _write_json(closed[1], {"removed": len(orphans)})
 
 
 def commit(run: Run, part: Row) -> None:
@@ -147,7 +177,17 @@ def commit(run: Run, part: Row) -> None:
         StoreError: the record or a file cannot be written; the part then does not count, or counts and is
             published by the next run.
     """
-    _write_json(store.join(run.folder, "commits", f"{part['part_id']}.json"), part)
+    record = store.join(run.folder, "commits", f"{part['part_id']}.json")
+    if store.exists(record):
+        return  # Ray ran the task again after its part was committed
+    for file in part["files"]:
+        if not store.exists(file["staged"]):
+            msg = (
+                f"{file['staged']} is gone before it was committed: does another run write to {run.out}?"
+                " Let one run finish, then start the other; nothing is lost, the work is done again"
+            )
+            raise StoreError(msg)
+    _write_json(record, part)
     _publish(run, part)
 
 
@@ -160,6 +200,8 @@ def _publish(run: Run, part: Row) -> None:
 
 def close_run(run: Run, stats: dict[str, Any]) -> None:
     """Record a run as complete."""
+    for entry in list(store.list_files(run.staging, missing_ok=True)):
+        store.delete(entry.uri)  # of tasks that Ray ran twice
     _write_json(store.join(run.folder, "stats.json"), stats)
 
 
@@ -231,12 +273,14 @@ def answer_keys(out: str) -> Keys:
 
     A window is answered and indexed in one part, so any good answer proves its frames are there.
     """
-    names: set[int] = set()
-    for row in scan(out, "answers", ["window_id", "query_id", "frames_seen"]):
-        names.add(key(row["window_id"], row["query_id"]))
-        if row["frames_seen"] > 0:
-            names.add(key(row["window_id"], ""))
-    return sorted_keys(names)
+
+    def keys() -> Iterator[int]:
+        for row in scan(out, "answers", ["window_id", "query_id", "frames_seen"]):
+            yield key(row["window_id"], row["query_id"])
+            if row["frames_seen"] > 0:
+                yield key(row["window_id"], "")
+
+    return sorted_keys(keys())
 
 
 def open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> Iterator[Row]:

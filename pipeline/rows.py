@@ -184,9 +184,6 @@ PART = pa.schema(
     [
         ("part_id", pa.string()),
         ("files", pa.list_(pa.struct([("table", pa.string()), ("staged", pa.string())]))),
-        ("window_ids", pa.list_(pa.string())),
-        ("num_rows", pa.int64()),
-        ("num_failed", pa.int64()),
         ("counters", pa.string()),
     ]
 )

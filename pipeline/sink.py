@@ -36,12 +36,9 @@ def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: Map
             staged = store.join(staging, f"{part_id}.{table}.parquet")
             store.write_table(staged, rows.to_table(content, rows.TABLES[table]))
             files.append({"table": table, "staged": staged})
-    every = [row for content in tables.values() for row in content]
     return {
         "part_id": part_id,
         "files": files,
-        "num_rows": len(every),
-        "num_failed": sum(1 for row in every if row.get("error_type")),
         "counters": json.dumps(dict(counters)),
     }
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import rows
+from pipeline import rows, store
 from pipeline.budget import Plan, plan_tokens
 from pipeline.config import PlanConfig, ScoreConfig, WindowConfig
 from pipeline.decode import DecodeFn, novelty
@@ -18,7 +18,7 @@ from pipeline.frames import FrameSize
 from pipeline.queries import Query, columns
 from pipeline.route import Route, RouteFn
 from pipeline.rows import Row
-from pipeline.source import probe_video
+from pipeline.source import probe_video, version
 from pipeline.times import sample_times
 from pipeline.windows import spans
 
@@ -41,6 +41,21 @@ def probe(config: WindowConfig, file: Row) -> Row:
     return {**facts, "num_windows": len(spans(facts["duration_s"], config))}
 
 
+def check_version(window: Row) -> None:
+    """Refuse a file that is no longer the one that was listed: its answers would stand under the old version.
+
+    Raises:
+        DecodeError: the file is gone, or its size or ETag (or mtime) has changed.
+    """
+    entry = store.find(window["uri"])
+    if entry is None:
+        msg = f"{window['uri']} was there when it was listed and is gone now; run again to leave it out"
+        raise DecodeError(msg)
+    if version(entry.size_bytes, entry.etag) != window["version"]:
+        msg = f"{window['uri']} has changed since it was listed; run again to answer on the new version"
+        raise DecodeError(msg)
+
+
 def sample_window(decode: DecodeFn, size: FrameSize, config: WindowConfig, window: Row) -> Row:
     """Decode a window's sampled frames at the scorer's size.
 
@@ -48,9 +63,10 @@ def sample_window(decode: DecodeFn, size: FrameSize, config: WindowConfig, windo
     that a picture that stands still for an hour is one frame of each window and no span leaves its window.
 
     Raises:
-        DecodeError: not one of the frames can be decoded.
+        DecodeError: not one of the frames can be decoded, or the file has changed since it was listed.
     """
     started = time.perf_counter()
+    check_version(window)
     times_s = sample_times(window["start_s"], window["end_s"], config.sample_fps)
     frames = decode(window["uri"], times_s, size)
     return {
@@ -121,15 +137,33 @@ def _spend(
 def fetch_evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
     """Decode the frames that any plan spends tokens on, again, at the answerer's size.
 
-    Raises:
-        DecodeError: a frame that could be decoded before cannot be decoded now.
+    When they cannot be had, the plans that need them carry the reason; questions answered from relevance do not
+    suffer from it.
     """
     started = time.perf_counter()
+    try:
+        found = _evidence(decode, size, window)
+    except DecodeError as error:
+        plans = [
+            {**plan, "error_message": plan["error_message"] or str(error)} if any(plan["tokens"]) else plan
+            for plan in window["plans"]
+        ]
+        found = {"evidence_index": [], "plans": plans}
+    return {**found, "evidence_s": time.perf_counter() - started}
+
+
+def _evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
+    """Return `evidence_index` and `evidence_pixels`.
+
+    Raises:
+        DecodeError: a frame that could be decoded before cannot be decoded now, or the file has changed.
+    """
     pts_s_N = np.asarray(window["pts_s"])
     tokens_QN = np.asarray([plan["tokens"] for plan in window["plans"]])
     index = np.flatnonzero(tokens_QN.any(axis=0))
     if not len(index):
-        return {"evidence_index": [], "evidence_s": 0.0}
+        return {"evidence_index": []}
+    check_version(window)
     frames = decode(window["uri"], pts_s_N[index].tolist(), size)
     found_s_N = np.maximum(frames.pts_s_N, window["start_s"])
     if len(frames) != len(index) or np.abs(found_s_N - pts_s_N[index]).max() > PTS_TOLERANCE_S:
@@ -141,7 +175,6 @@ def fetch_evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
     return {
         "evidence_index": index.tolist(),
         "evidence_pixels": rows.pack(frames.data_NHWC),
-        "evidence_s": time.perf_counter() - started,
     }
 
 

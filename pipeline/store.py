@@ -164,6 +164,23 @@ def exists(uri: str) -> bool:
         return True
 
 
+def find(uri: str) -> FileEntry | None:
+    """Return the file that a URI names as `list_files` would, or None when it is not there.
+
+    Raises:
+        StoreError: the place cannot be asked.
+    """
+    fs, path = open_fs(uri)
+    with _explained("look for", uri):
+        try:
+            if not _is_s3(uri):
+                return _entry(uri, Path(path).stat())
+            info = fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return FileEntry(uri, info["size"], info["ETag"].strip('"'))
+
+
 def list_files(uri: str, *, missing_ok: bool = False) -> Iterator[FileEntry]:
     """Yield every file below a folder (or the one file that `uri` names), in order of their full names.
 

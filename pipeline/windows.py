@@ -41,8 +41,8 @@ def key(*parts: str) -> int:
 
 
 def sorted_keys(values: Iterable[int]) -> Keys:
-    """Return keys as a sorted array, 8 bytes each."""
-    return np.sort(np.fromiter(values, dtype=np.uint64))
+    """Return the distinct keys as a sorted array, 8 bytes each."""
+    return np.unique(np.fromiter(values, dtype=np.uint64))
 
 
 def holds(keys: Keys, value: int) -> bool:

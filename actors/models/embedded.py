@@ -52,6 +52,7 @@ def describe(config: ScoreConfig) -> ScorerFacts:
     return ScorerFacts(
         name="embedded efficientnet-lite0+minilm-l6-v2 v1",
         frame_size=FrameSize(height_px=SIDE_PX, width_px=SIDE_PX, fit="stretch"),
+        uses_gpu=False,
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.cluster import Placement, Seat, check
+from jobs.cluster import Placement, Seat, _seat, check
 from pipeline.config import PoolConfig
 from pipeline.errors import ClusterError
 
@@ -28,3 +28,27 @@ def test_gpus_are_counted_like_cpus():
     check(placement(num_gpus=0.5), num_cpus=2, num_gpus=1)
     with pytest.raises(ClusterError, match="need 2 GPUs"):
         check(placement(num_gpus=1.0), num_cpus=2, num_gpus=1)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "present", "expected"),
+    [
+        ("auto", True, True, "cuda"),
+        ("auto", True, False, "cpu"),
+        ("auto", False, True, "cpu"),
+        ("cuda", True, False, "cuda"),
+        ("cpu", True, True, "cpu"),
+    ],
+)
+def test_where_actors_sit(device, wanted, present, expected):
+    seat = _seat(PoolConfig(device=device), wanted=wanted, present=present)
+    assert seat.device == expected
+    assert (seat.num_gpus > 0) == (expected == "cuda")
+    assert (seat.num_cpus > 0) == (expected == "cpu")
+
+
+def test_the_small_cpu_scorer_takes_no_gpu():
+    from actors.models.tables import FRAME_SCORERS
+    from pipeline.config import ScoreConfig
+
+    assert not FRAME_SCORERS["embedded"].describe(ScoreConfig()).uses_gpu

@@ -43,3 +43,8 @@ def test_fingerprint_follows_results_and_nothing_else():
 def test_differences_name_the_path():
     other = JobConfig(window=WindowConfig(sample_fps=2))
     assert differences(dump(JobConfig()), dump(other)) == ["window.sample_fps: 1.0 -> 2.0"]
+
+
+def test_a_window_fits_into_memory():
+    with pytest.raises(ConfigError, match="36000 frames, more than 4096"):
+        WindowConfig(length_s=3600, sample_fps=10)

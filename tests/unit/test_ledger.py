@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import ledger, rows, sink, store
 from pipeline.config import JobConfig, WindowConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
 from pipeline.windows import holds, key
 
@@ -16,9 +16,16 @@ def out(tmp_path):
     return str(tmp_path / "out")
 
 
-def start(out, config=None, queries=QUERIES):
-    run = ledger.open_run(out, config or JobConfig(), queries)
-    ledger.start_run(run, config or JobConfig(), queries, {})
+MODELS = {"scorer": "embedded v1", "answerer": "@"}
+
+
+def reopen(out, config=None, queries=QUERIES, models=MODELS):
+    return ledger.open_run(out, config or JobConfig(), queries, models)
+
+
+def start(out):
+    run = reopen(out)
+    ledger.start_run(run, JobConfig(), QUERIES, MODELS, {})
     return run
 
 
@@ -55,14 +62,14 @@ def test_a_crash_after_the_commit_record_is_rolled_forward(out, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             ledger.commit(run, part(run, "a"))
     assert ids(out) == []
-    ledger.open_run(out, JobConfig(), QUERIES)
+    reopen(out)
     assert ids(out) == ["a"]
 
 
 def test_a_crash_before_the_commit_record_leaves_nothing(out):
     run = start(out)
     staged = part(run, "a")
-    ledger.open_run(out, JobConfig(), QUERIES)
+    reopen(out)
     assert ids(out) == []
     assert not store.exists(staged["files"][0]["staged"])
 
@@ -71,25 +78,57 @@ def test_a_half_written_commit_record_does_not_count(out):
     run = start(out)
     staged = part(run, "a")
     store.write_bytes(store.join(run.folder, "commits", f"{staged['part_id']}.json.0123.tmp"), b'{"part')
-    ledger.open_run(out, JobConfig(), QUERIES)
+    reopen(out)
     assert ids(out) == []
 
 
-def test_other_settings_are_refused_by_name(out):
-    start(out)
+@pytest.fixture
+def used(out):
+    """A folder with one committed part."""
+    run = start(out)
+    ledger.commit(run, part(run, "a"))
+    return out
+
+
+def test_other_settings_are_refused_by_name(used):
     with pytest.raises(ConfigError, match=r"window.sample_fps: 1.0 -> 2.0"):
-        ledger.open_run(out, JobConfig(window=WindowConfig(sample_fps=2)), QUERIES)
+        reopen(used, JobConfig(window=WindowConfig(sample_fps=2)))
 
 
-def test_a_query_id_stands_for_one_question(out):
-    start(out)
+def test_another_model_under_the_same_name_is_refused(used):
+    with pytest.raises(ConfigError, match=r"answerer: '@' -> 'llm@abc'"):
+        reopen(used, models={**MODELS, "answerer": "llm@abc"})
+
+
+def test_a_query_id_stands_for_one_question(used):
     with pytest.raises(ConfigError, match=r"another question called 'q1' \(text: 'a dog' -> 'a cat'\)"):
-        ledger.open_run(out, JobConfig(), [Query("q1", "a cat", "find")])
-    ledger.open_run(out, JobConfig(), [*QUERIES, Query("q2", "a cat", "find")])
+        reopen(used, queries=[Query("q1", "a cat", "find")])
+    reopen(used, queries=[*QUERIES, Query("q2", "a cat", "find")])
+
+
+def test_a_run_that_committed_nothing_binds_nobody(out):
+    start(out)
+    reopen(out, JobConfig(window=WindowConfig(sample_fps=2)), [Query("q1", "a cat", "find")])
+
+
+def test_a_part_whose_files_another_run_removed_is_not_committed(out):
+    first = start(out)
+    staged = part(first, "a")
+    reopen(out)  # takes the first run for dead and removes what it staged
+    with pytest.raises(StoreError, match="does another run write to"):
+        ledger.commit(first, staged)
+    assert ids(out) == []
+    reopen(out)  # and the folder is still usable
+
+
+def test_a_recovered_run_is_not_looked_at_again(used, monkeypatch):
+    reopen(used)
+    monkeypatch.setattr(ledger, "_publish", lambda *_: pytest.fail("recovered twice"))
+    reopen(used)
 
 
 def test_opening_a_run_writes_nothing(out):
-    ledger.open_run(out, JobConfig(), QUERIES)
+    reopen(out)
     assert not store.exists(out)
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from pipeline import rows, stages
+from pipeline import rows, stages, store
 from pipeline.config import WindowConfig
 from pipeline.decode import decode_pyav
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize
+from pipeline.source import version
 from tests import videos
 
 SIZE = FrameSize(96, 160)
@@ -19,8 +20,14 @@ def slides(tmp_path):
     return videos.write_video(tmp_path / "a.mp4", numbers=[0, 210, 240, 270], b_frames=0, options=videos.X264)
 
 
+def seen(path) -> str:
+    """The version that listing gives a file."""
+    [entry] = store.list_files(str(path))
+    return version(entry.size_bytes, entry.etag)
+
+
 def sample(path, start_s: float, end_s: float) -> dict:
-    window = {"uri": str(path), "start_s": start_s, "end_s": end_s}
+    window = {"uri": str(path), "start_s": start_s, "end_s": end_s, "version": seen(path)}
     return {**window, **stages.sample_window(decode_pyav, SIZE, WindowConfig(sample_fps=2), window)}
 
 
@@ -41,10 +48,30 @@ def test_evidence_is_the_frames_that_were_sampled(slides):
     assert np.array_equal(rows.unpack(evidence["evidence_pixels"])[0], rows.unpack(window["pixels"])[0])
 
 
-def test_evidence_of_a_file_that_changed_is_refused(slides):
+def test_a_file_that_changed_or_went_is_not_answered_under_its_old_version(slides):
+    window = {"uri": str(slides), "start_s": 0, "end_s": 4, "version": seen(slides)}
+    videos.write_video(slides, options=videos.X264)
+    with pytest.raises(DecodeError, match="has changed since it was listed"):
+        stages.sample_window(decode_pyav, SIZE, WindowConfig(), window)
+    slides.unlink()
+    with pytest.raises(DecodeError, match="is gone now"):
+        stages.sample_window(decode_pyav, SIZE, WindowConfig(), window)
+
+
+def test_only_the_plans_that_need_evidence_suffer_when_it_cannot_be_had(slides):
     window = sample(slides, 4, 8)
     videos.write_video(slides, options=videos.X264)  # 5 s
-    with pytest.raises(
-        DecodeError, match=r"\[4.0, 7.0\] s were sampled before, now \[4.0\] s were delivered"
-    ):
-        stages.fetch_evidence(decode_pyav, SIZE, {**window, "plans": [{"tokens": [4, 4]}]})
+    plans = [{"tokens": [4, 4], "error_message": ""}, {"tokens": [0, 0], "error_message": ""}]
+    found = stages.fetch_evidence(decode_pyav, SIZE, {**window, "plans": plans})
+    assert found["evidence_index"] == []
+    assert "has changed since it was listed" in found["plans"][0]["error_message"]
+    assert found["plans"][1]["error_message"] == ""
+
+
+def test_other_frames_than_those_sampled_are_no_evidence(slides):
+    window = sample(slides, 4, 8)
+    videos.write_video(slides, options=videos.X264)  # 5 s
+    window = {**window, "version": seen(slides), "plans": [{"tokens": [4, 4], "error_message": ""}]}
+    found = stages.fetch_evidence(decode_pyav, SIZE, window)
+    words = "frames at [4.0, 7.0] s were sampled before, now [4.0] s were delivered"
+    assert words in found["plans"][0]["error_message"]

@@ -26,7 +26,7 @@ def answer(video, query, start_s, confidence):
 def out(tmp_path):
     """Three good videos of two windows each, one broken one, all answered."""
     folder = str(tmp_path)
-    run = ledger.open_run(folder, JobConfig(), QUERIES)
+    run = ledger.open_run(folder, JobConfig(), QUERIES, {})
     videos = [{"video_id": name, "version": "1", "uri": name, "num_windows": 2} for name in VIDEOS]
     videos.append(
         {"video_id": BROKEN, "version": "1", "uri": "b", "error_type": "ProbeError", "error_message": "empty"}
