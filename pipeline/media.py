@@ -15,21 +15,18 @@ from typing import Any
 import av
 import av.container
 import av.error
-from aiohttp import ClientError
 from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from botocore.exceptions import BotoCoreError
 
-from pipeline.errors import ProbeError, RowError
+from pipeline import store
+from pipeline.errors import ProbeError, RowError, StoreError
 from pipeline.frames import FrameSize
 from pipeline.store import open_fs
 
 WHOLE_BYTES = 64 * 2**20
 """Objects up to this size are fetched in one request."""
 READ_AHEAD_BYTES = 2**20
-READ_ERRORS = (OSError, ClientError, BotoCoreError)
-"""What a broken read raises: the file system's, the connection's and the store client's own errors."""
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 MAX_BOXES = 1000
@@ -123,7 +120,7 @@ class CheckedFile(io.RawIOBase):
         """Return exactly `size` bytes, fewer only at the end of the object.
 
         Raises:
-            OSError: the store delivered fewer bytes than the object holds there.
+            OSError: the store delivered fewer bytes than the object holds: it broke off, or was replaced.
         """
         position = self._file.tell()
         left = max(0, self._size_bytes - position)
@@ -166,7 +163,14 @@ def open_source(uri: str) -> "str | io.IOBase":
     if "://" not in uri:
         return uri
     fs, path = open_fs(uri)
-    size_bytes = int(fs.info(path)["size"])
+    try:
+        size_bytes = int(fs.info(path)["size"])
+    except OSError as error:
+        if store.error_code(
+            error
+        ).isdigit():  # the answer to HEAD has no body, so only a number: ask for a byte
+            fs.cat_file(path, start=0, end=1)
+        raise
     if size_bytes > WHOLE_BYTES:
         file = fs.open(path, "rb", block_size=READ_AHEAD_BYTES, cache_type="readahead")
         return CheckedFile(file, size_bytes)
@@ -189,10 +193,12 @@ def read_at(source: "str | io.IOBase", position: int, num_bytes: int) -> bytes:
 
 @contextmanager
 def open_video(uri: str, error: type[RowError]) -> Generator[Video]:
-    """Open a file for reading pictures; errors of libav and of the store inside the block come out as `error`.
+    """Open a file for reading pictures; errors of libav and of reading inside the block come out as `error`.
 
     Raises:
         RowError: of the type asked for, naming the file and the reason.
+        StoreError: the object store is out of reach, refuses the credentials or breaks off; that says nothing about
+            the file, which must be tried again and not become a failed row.
     """
     try:
         source = open_source(uri)
@@ -219,7 +225,10 @@ def open_video(uri: str, error: type[RowError]) -> Generator[Video]:
     except av.error.FFmpegError as found:
         msg = f"{uri}: {reason(found)}"
         raise error(msg) from found
-    except READ_ERRORS as found:
+    except store.read_errors() as found:
+        if store.is_outage(found, uri):
+            msg = f"cannot read {uri}: {store.explain(found, uri)}; run the same command again to go on"
+            raise StoreError(msg) from found
         msg = f"{uri}: cannot be read: {type(found).__name__}: {found}"
         raise error(msg) from found
 

@@ -22,6 +22,8 @@ from pipeline.errors import ConfigError, StoreError
 
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BAD_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+OBJECT_CODES = {"NoSuchKey", "404", "AccessDenied", "InvalidObjectState"}
+"""What a server says about one object alone: gone, not for this user, or moved to an archive that must be thawed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +266,13 @@ def _explained(action: str, uri: str) -> Generator[None]:
     """Turn whatever the file system raises into a StoreError that says where to look."""
     try:
         yield
-    except _failures() as error:
-        msg = f"cannot {action} {uri}: {_reason(error, uri)}"
+    except read_errors() as error:
+        msg = f"cannot {action} {uri}: {explain(error, uri)}"
         raise StoreError(msg) from error
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what can be raised; the S3 libraries are only asked when they were loaded."""
+def read_errors() -> tuple[type[Exception], ...]:
+    """Return what a broken read or write can raise; the S3 libraries are only asked when they were loaded."""
     if "botocore" not in sys.modules:
         return (OSError,)
     from aiohttp import ClientError as HttpError
@@ -279,13 +281,26 @@ def _failures() -> tuple[type[Exception], ...]:
     return (OSError, BotoCoreError, ClientError, HttpError)
 
 
-def _reason(error: BaseException, uri: str) -> str:
+def error_code(error: BaseException) -> str:
+    """Return the code a bucket's server gave (`AccessDenied`, `SlowDown`, `404`), empty when none did."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def is_outage(error: BaseException, uri: str) -> bool:
+    """Return whether a failed read is about a whole bucket or the way to it, not about this one object."""
+    if not _is_s3(uri):
+        return False
+    code = error_code(error)
+    return code not in OBJECT_CODES if code else not isinstance(error, FileNotFoundError)
+
+
+def explain(error: BaseException, uri: str) -> str:
     """Return why an operation failed and what to look at, without any credential."""
     if not _is_s3(uri):
         return _local_reason(error)
     bucket = uri.removeprefix("s3://").partition("/")[0]
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    code = str(response.get("Error", {}).get("Code", ""))
+    code = error_code(error)
     name = type(error).__name__
     if code == "NoSuchBucket":
         return f"no bucket {bucket!r} at this endpoint; check the name and AWS_ENDPOINT_URL"

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import decode, media
 from pipeline.decode import DECODERS, decode_pyav, novelty
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, StoreError
 from pipeline.frames import FrameSize
 from pipeline.media import fitted_size
 from tests import videos
@@ -258,9 +258,9 @@ class TestBucket:
     def test_objects_are_decoded_like_files(self):
         assert decoded_numbers("s3://bucket/a.mkv", [0.01, 2.01]) == [0, 60]
 
-    def test_a_short_read_is_an_error(self, bucket):
+    def test_a_short_read_stops_the_run(self, bucket):
         bucket.lost_bytes = 2000
-        with pytest.raises(DecodeError, match="short read"):
+        with pytest.raises(StoreError, match="short read"):
             decode_pyav("s3://bucket/a.mkv", [k / 5 for k in range(25)], SIZE)
 
 
