@@ -18,6 +18,8 @@ from pipeline.errors import ConfigError
 EPILOG = """\
 Views: videos (one row per file), frames (one per sampled frame), answers (one per window and query),
 verdicts (one per video and query). `reelsift show OUT "DESCRIBE answers"` lists the columns.
+Of a file that changed between runs they hold the version that the latest run probed; all_videos, all_frames,
+all_answers and all_verdicts hold the older ones too.
 """
 TABLE_ROWS = 50
 CELL_CHARACTERS = 60

@@ -1,8 +1,9 @@
 """SQL over the tables of an output folder, read-only.
 
-DuckDB sees one view per table of rows.TABLES and nothing else: no other file, no write, no network beyond the
-bucket the folder is in. Buckets are read through the store's own client, because DuckDB's extension for them
-would have to be downloaded.
+DuckDB sees two views per table of rows.TABLES and nothing else: no other file, no write, no network beyond the
+bucket the folder is in. A file that changed is answered again under another version and its old rows stay: `all_videos`
+holds every row, `videos` only those of the version that the latest run probed, and so for each table.
+Buckets are read through the store's own client, because DuckDB's extension for them would have to be downloaded.
 """
 
 import re
@@ -23,10 +24,17 @@ SQL_TYPES = {
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
 }
+CURRENT = """
+CREATE VIEW {table} AS SELECT * FROM all_{table} ANTI JOIN (
+    SELECT video_id, version FROM all_videos ANTI JOIN (
+        SELECT video_id, arg_max(version, run_id) AS version FROM all_videos GROUP BY video_id
+    ) USING (video_id, version)
+) USING (video_id, version)"""
+"""The rows of a table but for those of outdated versions; names of runs sort by time."""
 
 
 def open_views(out: str) -> duckdb.DuckDBPyConnection:
-    """Return a connection on which videos, frames, answers and verdicts are views of an output folder.
+    """Return a connection with the views of an output folder: each table's current rows, and as all_TABLE all of them.
 
     A table without files yet is an empty view with its columns. Files that are committed later are not seen.
 
@@ -47,10 +55,12 @@ def open_views(out: str) -> duckdb.DuckDBPyConnection:
         connection.register_filesystem(fs)
     for table, schema in rows.TABLES.items():
         if files[table]:
-            connection.read_parquet([_literal(path) for path in files[table]]).create_view(table)
+            connection.read_parquet([_literal(path) for path in files[table]]).create_view(f"all_{table}")
         else:
             columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
-            connection.execute(f"CREATE VIEW {table} AS SELECT {columns} WHERE false")
+            connection.execute(f"CREATE VIEW all_{table} AS SELECT {columns} WHERE false")
+    for table in rows.TABLES:
+        connection.execute(CURRENT.format(table=table))
     paths = [path for table in files.values() for path in table]
     connection.execute("SET allowed_paths = ?", [[*paths, *map(_literal, paths)]])
     connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")

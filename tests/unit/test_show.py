@@ -117,6 +117,30 @@ def test_the_summary_as_a_page(out: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "fire" not in text
 
 
+def test_a_changed_video_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path)
+    runs = [
+        ("20260101T000000-b", [("1", "old"), ("2", "same"), ("3", "zz")]),
+        ("20260102T000000-a", [("1", "new")]),
+        ("20260103T000000-c", [("3", "aa")]),
+    ]
+    for run_id, versions in runs:
+        for table, schema in rows.TABLES.items():
+            part = [
+                rows.fill({"run_id": run_id, "video_id": video, "version": version, "uri": video}, schema)
+                for video, version in versions
+            ]
+            store.write_table(store.join(out, table, f"{run_id}-p.parquet"), rows.to_table(part, schema))
+    with sql.open_views(out) as connection:
+        for table in rows.TABLES:
+            now = sql.select(connection, f"SELECT video_id, version FROM {table} ORDER BY ALL")[1]
+            assert list(now) == [("1", "new"), ("2", "same"), ("3", "aa")], table
+            ever = sql.select(connection, f"SELECT version FROM all_{table} ORDER BY ALL")[1]
+            assert [version for (version,) in ever] == ["aa", "new", "old", "same", "zz"], table
+    summary = json.loads(run(capsys, out, "--format", "json")[1])
+    assert sum(summary["videos"].values()) == summary["answers"]["good"] == 3
+
+
 def test_sql_in_three_formats(out: str, capsys: pytest.CaptureFixture[str]) -> None:
     question = "SELECT uri, spans, 'a\nb' AS two FROM answers WHERE query_id = 'dog' ORDER BY uri"
     code, text, _ = run(capsys, out, question, "--format", "json")
@@ -195,6 +219,7 @@ def test_tables_without_files_are_empty_and_typed(out: str) -> None:
         for table, schema in rows.TABLES.items():
             names, found = sql.select(connection, f"SELECT * FROM {table}")
             assert names == schema.names
+            assert sql.select(connection, f"SELECT * FROM all_{table}")[0] == schema.names
             assert bool(list(found)) == (table in ("videos", "answers"))
         _, found = sql.select(connection, "SELECT column_name, column_type FROM (DESCRIBE verdicts)")
         types = dict(found)
