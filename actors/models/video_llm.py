@@ -33,7 +33,7 @@ from actors.models.prompting import (
 )
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
-from pipeline.errors import AnswerError, ModelError, RowError
+from pipeline.errors import AnswerError, ConfigError, ModelError, RowError
 from pipeline.plugins import find
 from pipeline.spans import find_spans
 from pipeline.tokens import CompressFn, whole_frames
@@ -124,6 +124,7 @@ class VideoLlm:
 
         Raises:
             ModelError: a frame gave another number of tokens than `describe` said.
+            ConfigError: see `compress_frames`.
             AnswerError: not even half of the window's frames fit in memory.
         """
         rows_of = [_rows_shown(window, ask) for ask in asks]
@@ -206,11 +207,19 @@ class VideoLlm:
             plan: see Clip.
 
         Raises:
+            ConfigError: the compressor kept more of a frame than its plan allows: no budget would hold with it.
             AnswerError: nothing is left.
         """
         clip = whole_frames(features.values_NKD[picked], self.parts.grid)
         kept = self.compress(clip, [tokens for _, tokens in plan], prune_ratio=self.prune_ratio)
         tokens_T = torch.bincount(kept.frame_N, minlength=len(plan))
+        for (row, planned), found in zip(plan, tokens_T.tolist(), strict=True):
+            if found > planned:
+                msg = (
+                    f"compressor {_path_of(self.compress)} kept {found} visual tokens of evidence frame {row}, planned"
+                    f" {planned}; it must keep to its plan: mend it, or take another with --compress.compressor"
+                )
+                raise ConfigError(msg)
         alive_T = tokens_T > 0
         if not bool(alive_T.any()):
             msg = (
@@ -326,6 +335,11 @@ class VideoLlm:
 
     def _refused(self, window: WindowView, reason: str) -> Answer:
         return Answer("", 0.0, tokens_dense=self._tokens_dense(window), error=reason)
+
+
+def _path_of(compress: CompressFn) -> str:
+    """Return where a compressor is defined, as `package.module:name`."""
+    return f"{compress.__module__}:{getattr(compress, '__qualname__', type(compress).__qualname__)}"
 
 
 def _rows_shown(window: WindowView, ask: Ask) -> list[int]:

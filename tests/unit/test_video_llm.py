@@ -15,10 +15,10 @@ from actors.models.prompting import FAMILIES, label_ids, prompt_ids, write_promp
 from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
-from pipeline.errors import AnswerError, ModelError
+from pipeline.errors import AnswerError, ConfigError, ModelError
 from pipeline.frames import Frames, FrameSize
 from pipeline.queries import Query
-from pipeline.tokens import whole_frames
+from pipeline.tokens import take, whole_frames
 from tests.tiny_models import VIDEO_LLMS, build
 
 FRAME_PX = 84
@@ -330,6 +330,23 @@ def test_another_number_of_tokens_than_described_stops_the_run(load):
     broken = video_llm.VideoLlm(parts, llm.model, llm.compress, 0.7, 4)
     with pytest.raises(ModelError, match="gave 12 visual tokens, expected 27"):
         broken.answer(WINDOW, [ask()])
+
+
+def one_too_many(tokens, plan_T, *, prune_ratio):
+    """Keep to the plan in the first frame, and one token too many in the others."""
+    del prune_ratio
+    kept = [planned + (frame > 0) for frame, planned in enumerate(plan_T)]
+    return take(tokens, torch.cat([torch.arange(n) + i * tokens.num_per_frame for i, n in enumerate(kept)]))
+
+
+def test_a_compressor_that_keeps_more_than_planned_stops_the_run(load):
+    greedy = load("qwen2_5_vl", f"{__name__}:one_too_many")
+    assert greedy.compress is one_too_many
+    question = ask("flag", (0, 3, 0, 2, 1, 0))
+    message = f"{__name__}:one_too_many kept 3 visual tokens of evidence frame 1, planned 2; it must keep to its plan"
+    with pytest.raises(ConfigError, match=message):
+        greedy.answer(WINDOW, [question])
+    assert not greedy.answer(WINDOW, [ask("flag", (0, 3, 0, 0, 0, 0))])[0].error
 
 
 def test_bfloat16_answers_stay_near_float32(load):
