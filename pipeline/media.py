@@ -166,9 +166,8 @@ def open_source(uri: str) -> "str | io.IOBase":
     try:
         size_bytes = int(fs.info(path)["size"])
     except OSError as error:
-        if store.error_code(
-            error
-        ).isdigit():  # the answer to HEAD has no body, so only a number: ask for a byte
+        # the answer to HEAD has no body, so only a number says why: ask for a byte to learn the reason
+        if store.error_code(error).isdigit():
             fs.cat_file(path, start=0, end=1)
         raise
     if size_bytes > WHOLE_BYTES:
