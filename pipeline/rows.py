@@ -230,6 +230,10 @@ def to_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
     filled = [fill(row, schema) for row in rows]
+    for name in (field.name for field in schema if field.type == ARRAY):
+        for row in filled:
+            # pyarrow 26 never lets go of a memoryview that it converts: a worker would grow with every window
+            row[name] = {**row[name], "data": bytes(row[name]["data"])}
     return pa.Table.from_pylist(filled, schema=schema)
 
 

@@ -1,5 +1,7 @@
 """Arrays travel as plain structs, every schema carries its errors, missing columns have defaults."""
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -54,3 +56,15 @@ def test_written_tables_hold_plain_types(name):
     text = str(rows.TABLES[name])
     assert "extension" not in text
     assert "halffloat" not in text
+
+
+def test_a_table_does_not_hold_on_to_the_arrays_it_was_made_of():
+    array = np.ones((100, 100), np.uint8)
+    before = sys.getrefcount(array)
+    table = rows.to_table([{"pixels": rows.pack(array)}], rows.DECODED)
+    assert sys.getrefcount(array) == before
+    carried = rows.to_table(rows.to_rows(table), rows.DECODED)
+    del table
+    held = pa.total_allocated_bytes()
+    del carried
+    assert held - pa.total_allocated_bytes() >= array.nbytes, "one copy was there, and it is gone"
