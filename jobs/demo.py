@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     print("\nWhat was found where (seconds in the video):\n", file=sys.stderr)
     show.main([str(out), HITS, "--limit", "40"])
     print(f"\n{time.monotonic() - started:.0f} s. Every answer: {out}/answers/*.parquet", file=sys.stderr)
-    print(f'Ask it anything: reelsift show {out} "SELECT * FROM answers"', file=sys.stderr)
+    command = Path(sys.executable).parent / "reelsift"
+    print(f'Ask it anything: {command} show {out} "SELECT * FROM verdicts"', file=sys.stderr)
     return code
 
 

@@ -16,7 +16,17 @@ from pipeline.windows import Keys, holds, key, sorted_keys
 
 REASONS = 5
 COUNTED = (
-    *("found", "queries", "videos", "failed_videos", "windows", "answers", "failed_answers", "verdicts"),
+    *(
+        "found",
+        "queries",
+        "videos",
+        "failed_videos",
+        "windows",
+        "answers",
+        "failed_answers",
+        "verdicts",
+        "cut_short",
+    ),
     *(
         "failed_verdicts",
         "tokens_dense",
@@ -32,9 +42,10 @@ def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
     """Count the committed rows of this run's videos and queries, by streaming over the tables."""
     asked = {query.query_id for query in queries}
     reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     counts: Counter[str] = Counter(found=len(found), queries=len(asked))
     tables = {
-        "videos": ("num_windows", "uri", "error_message"),
+        "videos": ("num_windows", "uri", "error_message", "status"),
         "answers": ("query_id", "window_id", "tokens_dense", "tokens_used", "uri", "error_message"),
         "verdicts": ("query_id",),
     }
@@ -55,10 +66,17 @@ def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
             if row["error_type"]:
                 counts[f"failed_{table}"] += 1
                 if table != "verdicts":
-                    reasons[_reason(table, row)] += 1
+                    reason = _reason(table, row)
+                    examples.setdefault(reason, reason.replace("<file>", row["uri"]))
+                    reasons[reason] += 1
+            elif row.get("status", "ok") != "ok":
+                counts["cut_short"] += 1
         counts[table] = len(names)
         counts[f"distinct_{table}"] = len(sorted_keys(names))
-    return {**{name: counts[name] for name in COUNTED}, "reasons": dict(reasons.most_common(REASONS))}
+    return {
+        **{name: counts[name] for name in COUNTED},
+        "reasons": {examples[reason]: n for reason, n in reasons.most_common(REASONS)},
+    }
 
 
 def _reason(table: str, row: dict[str, Any]) -> str:
@@ -97,7 +115,7 @@ def print_end(stats: dict[str, Any]) -> None:
     """Print the closing table on stderr and the JSON line on stdout."""
     spent = stats["this_run"]
     lines = [
-        ("videos", f"{stats['videos']} ({stats['failed_videos']} failed)"),
+        ("videos", f"{stats['videos']} ({stats['failed_videos']} failed{_cut_short(stats)})"),
         ("windows", str(stats["windows"])),
         ("answers", f"{stats['answers']} = {stats['windows']} windows x {stats['queries']} queries"
                     f" ({stats['failed_answers']} failed)"),
@@ -116,6 +134,10 @@ def print_end(stats: dict[str, Any]) -> None:
     for name, text in lines:
         print(f"  {name:9} {text}", file=sys.stderr)
     print(json.dumps(stats), flush=True)
+
+
+def _cut_short(stats: dict[str, Any]) -> str:
+    return f", {stats['cut_short']} cut short and answered as far as they go" if stats["cut_short"] else ""
 
 
 def _tokens(stats: dict[str, Any]) -> str:

@@ -53,6 +53,9 @@ def list_videos(uri: str) -> Iterator[Row]:
         pattern = re.compile(glob_translate(uri))
     takes_all = pattern is not None and "." in PurePosixPath(uri).name
     num_videos = num_others = 0
+    if "://" not in folder and not exists(folder):
+        msg = f"no videos at {uri}: there is no such file or folder; check the path"
+        raise ConfigError(msg)
     for entry in list_files(folder):
         name = PurePosixPath(entry.uri)
         is_video = name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
@@ -152,6 +155,10 @@ def _find_end(video: Video, size_bytes: int) -> tuple[float, list[str]]:
         return end_s, [
             f"declares {declared_s - start_s:.1f} s, packets end at {packets_end_s - start_s:.1f} s"
         ]
+    # another stream may go on after the last picture that is there
+    pictures_s = (video.stream.duration or 0) * video.tick_s
+    if pictures_s - end_s > slack_s:
+        return end_s, [f"declares {pictures_s:.1f} s of pictures, they end at {end_s:.1f} s"]
     return end_s, []
 
 

@@ -43,7 +43,7 @@ def _answer(window: WindowView, ask: Ask) -> Answer:
             answer="",
             confidence=0.0,
             error=f"query {ask.query.query_id!r} asks for free text, which needs a video language model:"
-            " name one with --answer.model FOLDER_OR_HUB_ID",
+            " name one with --answer.model FOLDER_OR_HUB_ID (and another output folder)",
         )
     if ask.query.kind == "choose":
         return _choose(window, ask)

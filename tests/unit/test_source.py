@@ -4,7 +4,7 @@ import re
 import pytest
 
 from pipeline import rows, source
-from pipeline.errors import ConfigError, ProbeError, StoreError
+from pipeline.errors import ConfigError, ProbeError
 from pipeline.source import list_videos, probe_video, version, video_id
 from pipeline.store import FileEntry
 from tests import videos
@@ -85,7 +85,7 @@ class TestList:
             list(list_videos(str(tmp_path)))
 
     def test_a_missing_folder_says_so(self, tmp_path):
-        with pytest.raises(StoreError, match="gone"):
+        with pytest.raises(ConfigError, match="gone: there is no such file or folder"):
             list(list_videos(str(tmp_path / "gone")))
 
 
@@ -205,3 +205,13 @@ class TestUseless:
             probe(path)
         assert raised.value.status == "no_video"
         assert pickle.loads(pickle.dumps(raised.value)).status == "no_video"
+
+
+def test_pictures_that_end_long_before_another_stream_are_noticed(tmp_path, monkeypatch):
+    """A cut clip whose sound lies in front: its sound reaches the declared end. What the packets say is set here."""
+    whole = videos.write_video(tmp_path / "a.mp4", numbers=range(60), options=videos.X264)
+    assert probe(whole)["status"] == "ok"
+    monkeypatch.setattr(source, "_last_packets", lambda *_: (0.5, 1.9))
+    found = probe(whole)
+    assert found["status"] == "truncated"
+    assert found["note"] == "declares 2.0 s of pictures, they end at 0.5 s"
