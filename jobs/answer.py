@@ -111,7 +111,7 @@ def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan:
     """Print what a run would do; checks the folder and counts the files, writes nothing, starts nothing."""
     from jobs import summary
     from pipeline import ledger
-    from pipeline.source import list_videos
+    from pipeline.listing import list_videos
     from pipeline.windows import holds, key
 
     ledger.check_folder(out, config, queries, plan.models)
@@ -178,7 +178,7 @@ def _list(videos: str, run: Any) -> tuple[list[Any], Any]:
         StoreError: the place cannot be listed.
     """
     from pipeline import ledger, rows
-    from pipeline.source import list_videos
+    from pipeline.listing import list_videos
     from pipeline.windows import holds, key, sorted_keys
 
     known = ledger.video_keys(run.out)

@@ -15,10 +15,11 @@ from pipeline.config import PlanConfig, ScoreConfig, WindowConfig
 from pipeline.decode import DecodeFn, novelty
 from pipeline.errors import AnswerError, DecodeError, ProbeError
 from pipeline.frames import FrameSize
+from pipeline.listing import version
 from pipeline.queries import Query, columns
 from pipeline.route import Route, RouteFn
 from pipeline.rows import Row
-from pipeline.source import probe_video, version
+from pipeline.source import probe_video
 from pipeline.times import sample_times
 from pipeline.windows import spans
 

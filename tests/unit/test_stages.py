@@ -8,7 +8,7 @@ from pipeline.config import WindowConfig
 from pipeline.decode import decode_pyav
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize
-from pipeline.source import version
+from pipeline.listing import version
 from tests import videos
 
 SIZE = FrameSize(96, 160)
