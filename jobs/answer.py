@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 class Arguments:
     """Answer every question on every video.
 
-    VIDEOS is a folder, a glob, one file or s3://bucket/prefix. QUERIES is a .jsonl, .csv, .yaml or .parquet file;
-    leave it out when --query is given. OUT is a folder or s3://bucket/prefix. Credentials and endpoint of S3 come
-    from the environment (AWS_*) or the machine's role.
+    VIDEOS is a folder, a glob, one file, s3://bucket/prefix, or a manifest: a .parquet, .csv or .txt file of URIs.
+    QUERIES is a .jsonl, .csv, .yaml or .parquet file; leave it out when --query is given. OUT is a folder or
+    s3://bucket/prefix. Credentials and endpoint of S3 come from the environment (AWS_*) or the machine's role.
     """
 
     paths: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="VIDEOS [QUERIES] OUT")]]
@@ -48,9 +48,12 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run the job and return its exit code: 0 done, 1 done with more failures than allowed.
 
+    The code says how the answers on these videos stand, not what this run added: the same command again, with
+    nothing left to do, ends with the same code.
+
     Raises:
         ConfigError: wrong usage; exit code 2.
-        JobError: the run broke; exit code 3.
+        JobError: the run broke, or not one of the videos can be read; exit code 3.
     """
     args = tyro.cli(Arguments, args=argv, prog=PROG, description=Arguments.__doc__)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -104,7 +107,24 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
         ledger.close_run(run, stats)
     summary.print_end(stats)
     summary.check_conservation(counts)
+    _check_any_was_read(videos, out, counts)
     return 1 if summary.failed_fraction(counts) > config.max_failed_fraction else 0
+
+
+def _check_any_was_read(videos: str, out: str, counts: dict[str, Any]) -> None:
+    """Refuse to call a run done that could not read a single video.
+
+    Raises:
+        JobError: every video failed; their rows stay.
+    """
+    if counts["failed_videos"] < counts["videos"] or not counts["videos"]:
+        return
+    reason, count = next(iter(counts["reasons"].items()))
+    msg = (
+        f"not one of the {counts['videos']} videos at {videos} can be read, most often ({count}) because of:"
+        f" {reason}. Their rows stay in {out}; mend the files or the access to them and run again"
+    )
+    raise JobError(msg)
 
 
 def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan: "Resolved") -> int:

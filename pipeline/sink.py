@@ -45,7 +45,10 @@ def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: Map
 
 def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
     """Stage probed files (rows.VIDEOS) as one part; return its rows.PART table."""
-    videos: list[Row] = [{**row, "run_id": run_id} for row in rows.to_rows(table)]
+    # a file that failed when it was listed was never probed
+    videos: list[Row] = [
+        {**row, "run_id": run_id, "status": row["status"] or "unreadable"} for row in rows.to_rows(table)
+    ]
     counters = {
         "videos": len(videos),
         "failed_videos": sum(1 for row in videos if row["error_type"]),

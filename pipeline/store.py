@@ -7,33 +7,30 @@ one, and each process builds its own client. Listings are never cached. Every wr
 
 import contextlib
 import os
+import re
+import stat
 import sys
 import uuid
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.folders import FileEntry, entry_of, reason, walk
 
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BAD_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 OBJECT_CODES = {"NoSuchKey", "404", "AccessDenied", "InvalidObjectState"}
 """What a server says about one object alone: gone, not for this user, or moved to an archive that must be thawed."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One file found by listing."""
-
-    uri: str
-    size_bytes: int
-    etag: str
-    """Changes whenever the content may have changed: the object's ETag, or the file's mtime in nanoseconds."""
+BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:.*")
+MAX_KEY_BYTES = 1024
+MAX_CONNECTIONS = 64
+"""At once from one process: as many look-ups of a manifest are under way."""
+STREAM_BLOCK_BYTES = 1 << 22
 
 
 def open_fs(uri: str) -> tuple[Any, str]:
@@ -48,7 +45,11 @@ def open_fs(uri: str) -> tuple[Any, str]:
     if scheme != "s3":
         msg = f"{uri}: cannot read {scheme}://; give a local path or s3://bucket/folder"
         raise ConfigError(msg)
-    config: dict[str, Any] = {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempts": 3}}
+    config: dict[str, Any] = {
+        "connect_timeout": 5,
+        "retries": {"mode": "standard", "max_attempts": 3},
+        "max_pool_connections": MAX_CONNECTIONS,
+    }
     if any(os.environ.get(name) for name in ENDPOINT):
         config["s3"] = {"addressing_style": "path"}  # own servers rarely have a DNS name per bucket
     return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config), path
@@ -68,6 +69,18 @@ def read_bytes(uri: str) -> bytes:
     fs, path = open_fs(uri)
     with _explained("read", uri):
         return fs.cat_file(path)
+
+
+@contextlib.contextmanager
+def open_stream(uri: str) -> Generator[IO[bytes]]:
+    """Open a file for reading piece by piece.
+
+    Raises:
+        StoreError: it does not exist or cannot be read, now or while it is read.
+    """
+    fs, path = open_fs(uri)
+    with _explained("read", uri), fs.open(path, "rb", block_size=STREAM_BLOCK_BYTES) as file:
+        yield file
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -167,7 +180,7 @@ def exists(uri: str) -> bool:
 
 
 def find(uri: str) -> FileEntry | None:
-    """Return the file that a URI names as `list_files` would, or None when it is not there.
+    """Return the file that a URI names as `list_files` would, or None when there is no file.
 
     Raises:
         StoreError: the place cannot be asked.
@@ -176,22 +189,77 @@ def find(uri: str) -> FileEntry | None:
     with _explained("look for", uri):
         try:
             if not _is_s3(uri):
-                return _entry(uri, Path(path).stat())
+                status = Path(path).stat()
+                return entry_of(uri, status) if stat.S_ISREG(status.st_mode) else None
             info = fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return FileEntry(uri, info["size"], info["ETag"].strip('"'))
+        return FileEntry(uri, info["size"], info["ETag"].strip('"')) if info["type"] == "file" else None
 
 
-def list_files(uri: str, *, missing_ok: bool = False) -> Iterator[FileEntry]:
+def misnamed(uri: str) -> str:
+    """Return why a URI cannot name a file, as far as its text says; empty when it can."""
+    scheme, separator, path = uri.partition("://")
+    if separator and scheme != "s3":
+        return f"cannot read {scheme}://; give a local path or s3://bucket/object"
+    if "\x00" in uri:
+        return "the name holds a NUL character; no file has one"
+    if uri.endswith("/") or (separator and "/" not in path):
+        return "a folder, expected a file; name the files in it"
+    bucket, _, key = path.partition("/")
+    if separator and not BUCKET.fullmatch(bucket):
+        return f"no bucket can be called {bucket!r}"
+    if len(key.encode()) > MAX_KEY_BYTES:
+        return f"the key is longer than {MAX_KEY_BYTES} bytes; no object has such a one"
+    return ""
+
+
+def look_up(uri: str) -> FileEntry:
+    """Return the file that a URI names as `list_files` would; one that cannot be had says why in `trouble`.
+
+    Raises:
+        StoreError: nothing answers, or the credentials are refused; no other object would do better.
+    """
+    if trouble := misnamed(uri):
+        return FileEntry(uri, 0, "", trouble)
+    try:
+        return _head(uri) if _is_s3(uri) else entry_of(uri, Path(uri).stat())
+    except read_errors() as error:
+        is_about_it = isinstance(error, PermissionError | FileNotFoundError)
+        if error_code(error) in BAD_CREDENTIALS or (is_outage(error, uri) and not is_about_it):
+            msg = f"cannot look for {uri}: {explain(error, uri)}"
+            raise StoreError(msg) from error
+        return FileEntry(uri, 0, "", explain(error, uri))
+
+
+def _head(uri: str) -> FileEntry:
+    fs, path = open_fs(uri)
+    bucket, _, key = path.partition("/")
+    try:
+        head = fs.call_s3("head_object", Bucket=bucket, Key=key)
+    except (FileNotFoundError, PermissionError):
+        # the answer to a HEAD has no body: what is wrong shows only in the answer to another request
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
+        if not page.get("Contents"):
+            raise
+        return FileEntry(uri, 0, "", misnamed(f"{uri}/"))
+    return FileEntry(uri, head["ContentLength"], head["ETag"].strip('"'))
+
+
+def list_files(
+    uri: str, *, starts: str = "", missing_ok: bool = False, strict: bool = True
+) -> Iterator[FileEntry]:
     """Yield every file below a folder (or the one file that `uri` names), in order of their full names.
 
     The order is the same on disk and in a bucket. Memory holds one directory or one page of 1,000 objects.
-    Links to folders are followed. A local name that is not UTF-8 is given with backslash escapes.
+    Links to folders are followed.
 
     Args:
         uri: folder or file.
+        starts: only names directly below the folder that begin so; a bucket is asked for no others.
         missing_ok: yield nothing when there is no such folder, instead of raising.
+        strict: leave out what is no readable file, and raise when a folder below cannot be entered. Otherwise
+            both come as entries with `trouble`, a folder's URI ending in `/`.
 
     Raises:
         StoreError: no such folder, or it cannot be listed.
@@ -199,62 +267,35 @@ def list_files(uri: str, *, missing_ok: bool = False) -> Iterator[FileEntry]:
     fs, path = open_fs(uri)
     with _explained("list", uri):
         found = False
-        for entry in _list_s3(fs, path, uri) if _is_s3(uri) else _list_local(Path(path), uri):
+        entries = _list_s3(fs, path, starts) if _is_s3(uri) else walk(path, uri, starts, strict=strict)
+        for entry in entries:
             found = True
-            yield entry
+            if not (strict and entry.trouble):
+                yield entry
         if not found and not missing_ok and not exists(uri):
             raise FileNotFoundError
 
 
-def _list_local(path: Path, uri: str) -> Iterator[FileEntry]:
-    if path.is_file():
-        yield _entry(uri, path.stat())
-    elif path.exists():
-        yield from _list_folder(path, uri, ())
-
-
-def _list_folder(folder: Path, uri: str, above: tuple[tuple[int, int], ...]) -> Iterator[FileEntry]:
-    """Yield the files below a folder; `above` holds device and inode of the folders around it."""
-    here = (folder.stat().st_dev, folder.stat().st_ino)
-    if here in above:  # a link back up
-        return
-    with os.scandir(folder) as scan:
-        named = {
-            entry.name + "/" * entry.is_dir(): entry for entry in scan if entry.is_dir() or entry.is_file()
-        }
-    for name in sorted(named):
-        if name.endswith("/"):
-            yield from _list_folder(folder / name, join(uri, name), (*above, here))
-            continue
-        try:
-            status = named[name].stat()
-        except FileNotFoundError:  # deleted since the folder was read
-            continue
-        yield _entry(join(uri, name), status)
-
-
-def _entry(uri: str, status: os.stat_result) -> FileEntry:
-    name = os.fsencode(uri).decode("utf-8", "backslashreplace")
-    return FileEntry(name, status.st_size, str(status.st_mtime_ns))
-
-
-def _list_s3(fs: Any, path: str, uri: str) -> Iterator[FileEntry]:
-    """Yield the objects below a prefix, page by page."""
-    bucket, _, prefix = path.partition("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+def _list_s3(fs: Any, path: str, starts: str) -> Iterator[FileEntry]:
+    """Yield the object of exactly this key, then those below it, page by page."""
+    bucket, _, key = path.partition("/")
+    if key and not key.endswith("/"):
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
+        if page.get("Contents") and page["Contents"][0]["Key"] == key:  # of all that begin so it is the first
+            yield _object(bucket, page["Contents"][0])
+        key += "/"
     page: dict[str, Any] = {"NextContinuationToken": None}
-    empty = True
     while "NextContinuationToken" in page:
         token = page["NextContinuationToken"]
         more = {"ContinuationToken": token} if token else {}
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key + starts, **more)
         for item in page.get("Contents", []):
-            empty = False
             if not item["Key"].endswith("/"):
-                yield FileEntry(join(uri, item["Key"][len(prefix) :]), item["Size"], item["ETag"].strip('"'))
-    if empty and prefix and exists(uri):
-        info = fs.info(path)
-        yield FileEntry(uri, info["size"], info["ETag"].strip('"'))
+                yield _object(bucket, item)
+
+
+def _object(bucket: str, item: dict[str, Any]) -> FileEntry:
+    return FileEntry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
 
 
 def _is_s3(uri: str) -> bool:
@@ -298,7 +339,7 @@ def is_outage(error: BaseException, uri: str) -> bool:
 def explain(error: BaseException, uri: str) -> str:
     """Return why an operation failed and what to look at, without any credential."""
     if not _is_s3(uri):
-        return _local_reason(error)
+        return reason(error)
     bucket = uri.removeprefix("s3://").partition("/")[0]
     code = error_code(error)
     name = type(error).__name__
@@ -323,11 +364,3 @@ def explain(error: BaseException, uri: str) -> str:
     if name in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"):
         return "nothing answers at the endpoint; check AWS_ENDPOINT_URL and the network"
     return f"{name}: {error}"
-
-
-def _local_reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file or folder"
-    if isinstance(error, PermissionError):
-        return "permission denied for this user"
-    return str(getattr(error, "strerror", None) or error)

@@ -63,7 +63,7 @@ class TestList:
         assert row["uri"] == str(folder / "b.mp4")
 
     def test_rows_come_before_the_listing_ends(self, monkeypatch):
-        def endless(_uri):
+        def endless(_uri, **_):
             while True:
                 yield FileEntry("s3://bucket/a.mp4", 1, "e")
 
