@@ -23,9 +23,9 @@ Make: TypeAlias = Callable[[Find, Path], None]
 FPS = Fraction(30)
 USUAL = range(300)
 """The numbers of the pictures of most files: ten seconds."""
-SOME = [n for n in USUAL if (n * n + 7 * n) % 31 < 12]
+SOME = [n for n in USUAL if (n**3 + 7 * n) % 31 < 12]
 """About 40 % of the numbers: a variable rate."""
-KEEP_SOME = ("-vf", r"select=lt(mod(n*n+7*n\,31)\,12)", "-fps_mode", "passthrough")
+KEEP_SOME = ("-vf", r"select=lt(mod(n*n*n+7*n\,31)\,12)", "-fps_mode", "passthrough")
 COPY = ("-c", "copy")
 TONE = ("-f", "lavfi", "-i", "sine=440:d=15")
 UPRIGHT = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)

@@ -91,7 +91,7 @@ class Timeline:
     def at(self, t_s: float) -> int | None:
         """Return the number shown at a time, None before the first and after the last."""
         exact_s = Fraction(t_s) + SLACK_S
-        if not 0 <= exact_s < self.end_s + SLACK_S:
+        if not 0 <= exact_s < self.end_s:
             return None
         return self.numbers[bisect_right(self.starts_s, exact_s) - 1]
 
