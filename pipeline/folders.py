@@ -62,7 +62,7 @@ def walk(path: str, uri: str, starts: str, *, strict: bool) -> Iterator[FileEntr
         except OSError as error:
             if strict or not above or error.errno not in OF_ONE_ENTRY:
                 raise
-            yield FileEntry(f"{_text(uri)}/", 0, "", reason(error))
+            yield FileEntry(f"{text(uri)}/", 0, "", reason(error))
             continue
         waiting += [(child, f"{uri.rstrip('/')}/{name.rstrip('/')}", around) for name, child, around in below]
         starts = ""
@@ -102,24 +102,24 @@ def _found(entry: os.DirEntry[str], uri: str, *, strict: bool) -> FileEntry:
             if entry.is_symlink()
             else "gone since its folder was read; run again"
         )
-        return FileEntry(_text(uri), 0, "", gone)
+        return FileEntry(text(uri), 0, "", gone)
     except OSError as error:
         if strict or error.errno not in OF_ONE_ENTRY:
             raise
-        return FileEntry(_text(uri), 0, "", reason(error))
+        return FileEntry(text(uri), 0, "", reason(error))
 
 
 def entry_of(uri: str, status: os.stat_result) -> FileEntry:
     """Return a file as an entry, or what else stands there as one with `trouble`."""
     if not stat.S_ISREG(status.st_mode):
         kind = KINDS.get(stat.S_IFMT(status.st_mode), "special file")
-        return FileEntry(_text(uri), 0, "", f"a {kind}, expected a file; remove it or give it another name")
-    name = _text(uri)
+        return FileEntry(text(uri), 0, "", f"a {kind}, expected a file; remove it or give it another name")
+    name = text(uri)
     trouble = "" if name == uri else "its name is not UTF-8, here it stands with escapes; rename it"
     return FileEntry(name, status.st_size, str(status.st_mtime_ns), trouble)
 
 
-def _text(uri: str) -> str:
+def text(uri: str) -> str:
     """Return a local name as text that can be written: bytes that are not UTF-8 become backslash escapes."""
     return os.fsencode(uri).decode("utf-8", "backslashreplace")
 

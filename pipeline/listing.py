@@ -11,7 +11,7 @@ from pathlib import Path
 from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError, JobError, StoreError
-from pipeline.folders import FileEntry
+from pipeline.folders import FileEntry, text
 from pipeline.manifest import is_manifest, read_manifest
 from pipeline.rows import Row
 from pipeline.store import exists, list_files
@@ -41,6 +41,9 @@ def list_videos(uri: str) -> Iterator[Row]:
     """
     if "://" not in uri:
         uri = os.path.normpath(Path(uri).expanduser().absolute())
+    if (name := text(uri)) != uri:
+        msg = f"no videos at {name}: the path is not UTF-8, here it stands with escapes; rename it"
+        raise ConfigError(msg)
     entries = read_manifest(uri) if is_manifest(uri) else _find_videos(uri)
     for entry in entries:
         yield {

@@ -154,23 +154,27 @@ def _size(value: Any) -> int | None:
 def _read_parquet(uri: str, file: IO[bytes]) -> Iterator[Line]:
     try:
         parquet = pq.ParquetFile(file, buffer_size=store.STREAM_BLOCK_BYTES)
-        schema = parquet.schema_arrow
-        columns = _known(schema.names, uri)
-        kind = schema.field("uri").type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            msg = f"{uri}: its column uri holds {kind}, expected string; write it anew"
-            raise ConfigError(msg)
+        columns = _known(parquet.schema_arrow.names, uri)
+        _check_type(parquet.schema_arrow.field("uri").type, uri)
         number = 0
         for batch in parquet.iter_batches(CHUNK, columns=columns):
             for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                 number += 1
                 yield Line(f"row {number}", **dict(zip(columns, values, strict=True)))
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise  # not what pyarrow says of a broken file, which is an OSError too
         first = str(error).partition("\n")[0]
         msg = f"{uri}: not a Parquet file that can be read ({first}); write it anew"
         raise ConfigError(msg) from error
+
+
+def _check_type(kind: pa.DataType, uri: str) -> None:
+    """Raise ConfigError when a column is not of texts."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
+        msg = f"{uri}: its column uri holds {kind}, expected string; write it anew"
+        raise ConfigError(msg)
 
 
 def _read_csv(uri: str, file: IO[bytes]) -> Iterator[Line]:

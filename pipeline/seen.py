@@ -11,7 +11,7 @@ class Seen:
         self._count = 0
 
     def add(self, value: int) -> bool:
-        """Remember a 64-bit hash; return whether it is new.
+        """Remember a 64-bit hash (0 counts as 1); return whether it is new.
 
         Two of ten million strings share a hash with a chance of 3e-6.
         """
