@@ -136,7 +136,8 @@ def _coded() -> list[Case]:
              FIVE_S, is_small=True),
         Case("mpeg4.avi", encode("-c:v", "mpeg4", "-q:v", "3", "-g", "60"), TEN_S),
         Case("xvid_b.avi", encode("-c:v", "libxvid", "-q:v", "3", "-g", "60", "-bf", "2"), TEN_S,
-             is_small=True, off_s=0.134, note="AVI keeps no presentation times: pictures may be 4 places off"),
+             is_small=True, off_s=0.134, note="AVI keeps no presentation times: pictures may be 4 places off, and the"
+             " last two are missing"),
         Case("mjpeg.avi", encode("-c:v", "mjpeg", "-q:v", "3", "-pix_fmt", "yuvj420p", numbers=FEW), FIVE_S),
         Case("mpeg2.ts", encode("-c:v", "mpeg2video", "-q:v", "3", "-g", "15", "-bf", "2"), TEN_S),
         Case("prores.mov", encode("-c:v", "prores", "-pix_fmt", "yuv422p10le", numbers=range(90)),

@@ -40,19 +40,8 @@ def encode(*arguments: str, numbers: Iterable[int] = USUAL, fps: Fraction = FPS)
 
     def make(_: Find, target: Path) -> None:
         data = b"".join(picture(number).tobytes() for number in numbers)
-        source = (
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "gray",
-            "-s",
-            f"{WIDTH_PX}x{HEIGHT_PX}",
-            "-r",
-            str(fps),
-            "-i",
-            "-",
-        )
-        run_ffmpeg(target, *source, *arguments, data=data)
+        shape = ("-pix_fmt", "gray", "-s", f"{WIDTH_PX}x{HEIGHT_PX}", "-r", str(fps))
+        run_ffmpeg(target, "-f", "rawvideo", *shape, "-i", "-", *arguments, data=data)
 
     return make
 
@@ -119,20 +108,8 @@ def x265(gop: int = 60, pix_fmt: str = "yuv420p", extra: str = "") -> tuple[str,
 
 def vpx(codec: str) -> tuple[str, ...]:
     """Return arguments for VP8 or VP9."""
-    return (
-        "-c:v",
-        codec,
-        "-deadline",
-        "realtime",
-        "-cpu-used",
-        "8",
-        "-g",
-        "60",
-        "-b:v",
-        "2M",
-        "-pix_fmt",
-        "yuv420p",
-    )
+    speed = ("-deadline", "realtime", "-cpu-used", "8")
+    return ("-c:v", codec, *speed, "-g", "60", "-b:v", "2M", "-pix_fmt", "yuv420p")
 
 
 def noise(data: bytes) -> bytes:

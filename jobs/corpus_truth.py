@@ -51,31 +51,24 @@ def number_in(picture_HWC: npt.NDArray[np.uint8]) -> int:
     UNREADABLE (-1) when a block is neither black nor white or the line below them is not grey: a picture that is
     smeared, turned or all black shows no number.
     """
-    if not _is_near(picture_HWC, (BLOCKS + 0.01, LINE - 0.01), (0.05, 0.95), GREY):
+    height_px, width_px, _ = picture_HWC.shape
+    line_HWC = picture_HWC[round((BLOCKS + 0.01) * height_px) : round((LINE - 0.01) * height_px)]
+    if not _is_near(line_HWC, GREY):
         return UNREADABLE
+    blocks_W = picture_HWC[round(0.2 * BLOCKS * height_px) : round(0.8 * BLOCKS * height_px)].mean((0, 2))
     number = 0
     for bit in range(BITS):
-        columns = (bit + 0.25) / BITS, (bit + 0.75) / BITS
-        rows = BLOCKS * 0.2, BLOCKS * 0.8
-        if _is_near(picture_HWC, rows, columns, WHITE):
-            number |= 1 << bit
-        elif not _is_near(picture_HWC, rows, columns, BLACK):
+        left, right = (round((bit + share) * width_px / BITS) for share in (0.25, 0.75))
+        is_white = _is_near(blocks_W[left:right], WHITE)
+        if not is_white and not _is_near(blocks_W[left:right], BLACK):
             return UNREADABLE
+        number |= is_white << bit
     return number
 
 
-def _is_near(
-    picture_HWC: npt.NDArray[np.uint8],
-    rows: tuple[float, float],
-    columns: tuple[float, float],
-    level: int,
-) -> bool:
-    """Return whether a part of a picture, given in shares of its height and width, has a brightness."""
-    height_px, width_px, _ = picture_HWC.shape
-    top, bottom = (round(share * height_px) for share in rows)
-    left, right = (round(share * width_px) for share in columns)
-    part_HWC = picture_HWC[top : max(bottom, top + 1), left : max(right, left + 1)]
-    return abs(float(part_HWC.mean()) - level) < 45
+def _is_near(part: npt.NDArray[np.generic], level: int) -> bool:
+    """Return whether part of a picture has a brightness."""
+    return abs(float(part.mean()) - level) < 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +79,7 @@ class Timeline:
     starts_s: tuple[Fraction, ...]
     """When each of them appears; the first is 0."""
     end_s: Fraction
-    """When the last of them has been shown for as long as one picture lasts."""
+    """When the last of them has been shown for as long as a picture usually lasts; the file may say otherwise."""
 
     def at(self, t_s: float) -> int | None:
         """Return the number shown at a time, None before the first and after the last."""
