@@ -147,7 +147,6 @@ def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan:
 class Resolved:
     """Plug-ins and models of a job, looked up on the driver."""
 
-    decode: Any
     routes: dict[str, Any]
     scorer: Any
     scorer_facts: Any
@@ -175,12 +174,14 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     from pipeline.plugins import find
     from pipeline.reduce import AGGREGATORS
     from pipeline.route import ROUTERS
+    from pipeline.sampling import SAMPLERS
     from pipeline.stages import route_queries
 
     find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
+    find(DECODERS, config.decode.decoder, "DECODERS")
+    find(SAMPLERS, config.window.sampler, "SAMPLERS")
     scorer, answerer = find_scorer(config.score), find_answerer(config.answer)
     return Resolved(
-        decode=find(DECODERS, config.decode.decoder, "DECODERS"),
         routes=route_queries(find(ROUTERS, config.plan.router, "ROUTERS"), queries),
         scorer=scorer,
         scorer_facts=scorer.describe(config.score),
@@ -224,14 +225,16 @@ def _execute(
     with cluster.connected():
         from jobs import flow
         from pipeline import ledger, rows
+        from pipeline.isolation import Reader
 
         place = cluster.place(
             config,
             scorer_gpu=plan.scorer_facts.uses_gpu,
             answerer_gpu=plan.answerer_facts.frame_size is not None,
         )
+        reader = Reader(config.decode, config.window, run.quarantine)
         job = flow.Job(
-            config, queries, run, plan.decode, plan.routes, plan.scorer, plan.scorer_facts,
+            config, queries, run, reader, plan.routes, plan.scorer, plan.scorer_facts,
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
         if files:

@@ -24,8 +24,8 @@ from actors.scorer import Scorer
 from jobs.cluster import DECODE_CPUS, LIGHT_CPUS, Placement, Seat
 from pipeline import ledger, rows, sink, stages, verdicts
 from pipeline.config import JobConfig
-from pipeline.decode import DecodeFn
 from pipeline.guard import run_rows
+from pipeline.isolation import Reader
 from pipeline.ledger import Run, Slice
 from pipeline.queries import Query
 from pipeline.reduce import ReduceFn
@@ -48,7 +48,7 @@ class Job:
     config: JobConfig
     queries: Sequence[Query]
     run: Run
-    decode: DecodeFn
+    reader: Reader
     routes: dict[str, Route]
     scorer: ScorerEntry
     scorer_facts: ScorerFacts
@@ -60,7 +60,7 @@ class Job:
 def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
     """Files found -> probed files, staged as parts of videos/."""
     found = _slices(files, FILES_PER_TASK).map_batches(partial(ledger.read_slices, rows.FILE), **DECODING)
-    videos = found.map_batches(on_rows(partial(stages.probe, job.config.window), rows.VIDEOS), **DECODING)
+    videos = found.map_batches(on_rows(partial(stages.probe, job.reader), rows.VIDEOS), **DECODING)
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
     return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
 
@@ -72,7 +72,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     per_task = min(num_windows // MAX_TASKS + 1, MAX_WINDOWS_PER_TASK)
     todo = _slices(windows, per_task).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
 
-    sample = partial(stages.sample_window, job.decode, job.scorer_facts.frame_size, config.window)
+    sample = partial(stages.sample_window, job.reader, job.scorer_facts.frame_size)
     # one window at a time, also where a task has many: a batch is in memory at once
     sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **DECODING)
 
@@ -87,7 +87,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     )
     ready = scored.map_batches(on_rows(plan, rows.PLANNED), **LIGHT)
     if facts.frame_size is not None:
-        fetch = partial(stages.fetch_evidence, job.decode, facts.frame_size)
+        fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
         ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), **LIGHT)
 
     answered_windows = ready.map_batches(

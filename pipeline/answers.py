@@ -40,8 +40,11 @@ def _head(window: Row, query: Query) -> Row:
         "score_s",
         "frames_planned",
     )
+    qualities = [sample["quality"] for sample in window.get("samples", ())]
     return {
         **{name: window[name] for name in keys if name in window},
+        "frames_stale": qualities.count("stale"),
+        "frames_missing": qualities.count("missing"),
         "query_id": query.query_id,
         "query": query.text,
         "kind": query.kind,

@@ -54,6 +54,8 @@ class WindowConfig:
     """Seconds of one window; a window's frames are in memory at the same time."""
     sample_fps: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Frames looked at per second of video; more finds shorter events and costs as much more."""
+    sampler: str = "rate"
+    """Entry of SAMPLERS, or `package.module:function`."""
 
     def __post_init__(self) -> None:
         """Bound what one window holds in memory."""
@@ -71,6 +73,16 @@ class DecodeConfig:
 
     decoder: str = "pyav"
     """Entry of DECODERS, or `package.module:function`."""
+    policy: Literal["auto", "exact", "near", "keyframe"] = "exact"
+    """Which picture may stand for a sampled time: exact = the one shown then; near = the cheapest to decode within
+    near-s of it; keyframe = the last key picture before; auto = keyframe for files with key pictures at least as
+    often as samples, else exact. Evidence is always exact."""
+    near_s: Annotated[float, Field(gt=0, le=60)] = 0.1
+    """Seconds that policy near may be off."""
+    memory_mb: Annotated[int, Field(ge=128)] = 1024
+    """Memory of the process that decodes; a file that needs more fails."""
+    timeout_s: Positive = 600.0
+    """Seconds that one window may take to decode, waiting for its bytes not counted; a file that needs more fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
@@ -185,6 +197,11 @@ def load(values: dict[str, Any]) -> JobConfig:
         raise ConfigError(str(error)) from error
 
 
+def load_window(values: dict[str, Any]) -> WindowConfig:
+    """Return the settings of a window from plain values."""
+    return TypeAdapter(WindowConfig).validate_python(values)
+
+
 def fingerprint(config: JobConfig) -> str:
     """Return 12 hex digits over the settings that change results (not pools, part sizes, tolerances)."""
     values = dump(config)
@@ -192,6 +209,8 @@ def fingerprint(config: JobConfig) -> str:
         values.pop(key)
     for stage in ("score", "answer"):
         values[stage].pop("pool")
+    for limit in ("memory_mb", "timeout_s"):
+        values["decode"].pop(limit)
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

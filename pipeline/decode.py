@@ -1,84 +1,68 @@
-"""Reading pictures at given times: exactly the picture shown then, or none.
+"""Reading pictures at given times: exactly the picture shown then, or none, and what came of every time.
 
 The picture shown at t is the last one with a presentation time <= t, t counted from the stream's start; frame
 numbers are never used, because containers lie about them. First the plan over groups of pictures (gops.py) is
-tried; where it cannot be made, or a promised picture does not come out, the span is decoded picture by picture
-(pictures.py), and damage ends what is believed: a missing picture is counted, a wrong one would be.
+tried; where it cannot be made, or a promised picture does not come out, the rest of the span is decoded picture by
+picture (pictures.py), and damage ends what is believed: a missing picture is counted, a wrong one would be.
+
+All of this runs in the decoding child (child.py); memory: one picture, two groups of packets, the decoder's own
+reference pictures.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol
+from typing import BinaryIO
 
 import av.error
 import numpy as np
 import numpy.typing as npt
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipeline import gops
-from pipeline.decode_decord import decode_decord
+from pipeline.byte_runs import announce
+from pipeline.decode_decord import open_decord
 from pipeline.errors import DecodeError
-from pipeline.frames import Frames, FrameSize
+from pipeline.frames import Decoder, FrameSize, LookFn, Policy, Sample, Shot
+from pipeline.gops import Choice
 from pipeline.media import Video, fitted_size, frame_s, ignore_other_streams, open_video, shown_size, turn_deg
-from pipeline.pictures import SEEK_S, packets_from, pictures_from
+from pipeline.pictures import SEEK_S, VideoPacket, packets_from, pictures_from
 
 STALE_S = 1.0
 """A picture stands for at most this long (or two frame durations) past the stream's end or into damage."""
+HOLD_S = 2.0
+"""Longest time a picture is shown in a container that does not say how long pictures are shown (or 10 frames)."""
 TICK = 1e-4
 """Share of a tick that float arithmetic on times may lose."""
 LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""
+UNTIMED = "the file keeps no presentation times, pictures may be up to 3 frames late"
+SILENT = ("matroska", "mpegts", "flv", "mpeg")
+"""Containers whose demuxer passes over a hole without a word: it looks like a picture that stands still."""
 
 
-class DecodeFn(Protocol):
-    """Deliver the pictures shown at given times.
-
-    `times_s` are seconds from the video's start in any order; times that share a picture give one frame, times
-    without a picture give none. Frames come in time order with their own presentation times.
-
-    Raises DecodeError when not one picture can be delivered.
-    """
-
-    def __call__(self, uri: str, times_s: Sequence[float], size: FrameSize) -> Frames: ...
-
-
-def decode_pyav(uri: str, times_s: Sequence[float], size: FrameSize) -> Frames:
-    """Return the pictures shown at `times_s`, decoded with libav.
+@contextmanager
+def open_pyav(file: BinaryIO, name: str) -> Generator[LookFn]:
+    """Open a video for looking at pictures with libav.
 
     A time before the first picture or after the last one has a picture only if that is at most
-    max(2 frame durations, 1 s) away; the same holds inside damage. Memory: the frames asked for, two groups of
-    packets, and the decoder's own reference pictures.
+    max(2 frame durations, 1 s) away; the same holds inside damage.
 
     Raises:
-        DecodeError: the file cannot be read, or has no picture at any of these times.
+        DecodeError: the file cannot be opened, or breaks off inside the block.
     """
-    times_s = sorted(set(times_s))
-    troubles: list[str] = []
-    with open_video(uri, DecodeError) as video:
-        stream = video.stream
+    with open_video(file, name, DecodeError) as video:
         ignore_other_streams(video)
-        picked = Picked(size, len(times_s), stream.sample_aspect_ratio)
-        start, tick_s = video.start, video.tick_s
-        wanted = [start + math.floor(max(t, 0.0) / tick_s + TICK) for t in times_s]
-        stale = round(max(2 * frame_s(stream), STALE_S) / tick_s)
-        # an AVI file keeps no presentation times: with reordered pictures a packet does not tell when it is shown
-        is_planned = not (video.container.format.name == "avi" and stream.codec_context.has_b_frames)
-        for span in list(_spans(video, wanted)):
-            before = len(picked)
-            is_planned = is_planned and _decode_planned(video, span, stale, picked)
-            if not is_planned:
-                picked.cut(before)
-                _decode_all(video, span, stale, picked, troubles)
-    if times_s and not len(picked):
-        msg = (
-            f"{uri}: none of {len(times_s)} pictures between {times_s[0]:g} and {times_s[-1]:g} s can be decoded"
-            f" ({troubles[0] if troubles else 'there are none'}); the file is damaged or ends earlier than it says"
-        )
-        raise DecodeError(msg)
-    return picked.frames(start, tick_s)
+
+        def look(times_s: Sequence[float], size: FrameSize, policy: Policy) -> Iterator[Shot]:
+            return _look(video, times_s, Painter(video, size), policy)
+
+        yield look
 
 
 def novelty(data_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -96,49 +80,72 @@ def novelty(data_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return novelty_N
 
 
-class Picked:
-    """The pictures delivered so far, in an array allocated once for all that were asked for."""
+class Painter:
+    """Turns decoded pictures into arrays of one size, upright.
 
-    def __init__(self, size: FrameSize, capacity: int, aspect: Fraction | None) -> None:
-        self._size, self._capacity, self._aspect = size, capacity, aspect
+    The first picture fixes the size; should the stream change its size, later ones are fitted to it.
+    """
+
+    def __init__(self, video: Video, size: FrameSize) -> None:
+        self._aspect = video.stream.sample_aspect_ratio
+        self._size = size
+        self._shape: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
-        self._data_NHWC: npt.NDArray[np.uint8] | None = None
-        self._pts: list[int] = []
 
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self._pts)
-
-    def add(self, frame: VideoFrame) -> None:
-        """Append a picture at the size asked for, upright; one that is already there is passed over.
-
-        The first picture fixes the size; should the stream change its size, later ones are fitted to it.
-        """
-        if frame.pts is None or (self._pts and frame.pts <= self._pts[-1]):
-            return
-        if self._data_NHWC is None:
-            height_px, width_px = fitted_size(self._size, shown_size(frame, self._aspect))
-            self._data_NHWC = np.empty((self._capacity, height_px, width_px, 3), np.uint8)
+    def paint(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        """Return a picture as uint8 [height, width, 3] RGB."""
+        if self._shape is None:
+            self._shape = fitted_size(self._size, shown_size(frame, self._aspect))
         turns = turn_deg(frame) // 90
-        height_px, width_px = self._data_NHWC.shape[1:3]
+        height_px, width_px = self._shape
         if turns % 2:
             height_px, width_px = width_px, height_px
         small = self._reformatter.reformat(
             frame, width_px, height_px, "rgb24", interpolation=Interpolation.AREA, threads=1
         )
-        self._data_NHWC[len(self._pts)] = np.rot90(small.to_ndarray(), -turns)
-        self._pts.append(frame.pts)
+        return np.rot90(small.to_ndarray(), -turns)  # pyright: ignore[reportReturnType]
 
-    def cut(self, length: int) -> None:
-        """Forget all but the first pictures."""
-        del self._pts[length:]
 
-    def frames(self, start: int, tick_s: float) -> Frames:
-        """Return the pictures with their times in seconds from the stream's start."""
-        if self._data_NHWC is None:
-            return Frames(np.empty((0, self._size.height_px, self._size.width_px, 3), np.uint8), np.empty(0))
-        pts_N = np.asarray(self._pts, np.float64)
-        return Frames(self._data_NHWC[: len(pts_N)], (pts_N - start) * tick_s)
+def _look(video: Video, times_s: Sequence[float], painter: Painter, policy: Policy) -> Iterator[Shot]:
+    """Yield one shot per time, in time order."""
+    start, tick_s = video.start, video.tick_s
+    ticks = [start + math.floor(max(t, 0.0) / tick_s + TICK) for t in times_s]
+    # an AVI file keeps no presentation times: with reordered pictures a packet does not tell when it is shown
+    is_timed = not (video.container.format.name == "avi" and video.stream.codec_context.has_b_frames)
+    announce(video, ticks, keys_only=policy.kind == "keyframe")
+    latest: int | None = None
+    times = iter(times_s)
+    for found in _find(video, ticks, painter, policy, is_timed=is_timed):
+        sample, picture_HWC, pts = found
+        sample = replace(sample, wanted_s=next(times))
+        if not is_timed and sample.quality == "ok":
+            sample = replace(sample, quality="stale", reason=UNTIMED)
+        yield sample, None if pts == latest else picture_HWC
+        latest = pts if pts is not None else latest
+
+
+Found = tuple[Sample, npt.NDArray[np.uint8] | None, int | None]
+"""A sample without its wanted time, the picture and its time in ticks."""
+
+
+def _find(
+    video: Video, ticks: Sequence[int], painter: Painter, policy: Policy, *, is_timed: bool
+) -> Iterator[Found]:
+    """Yield what is found for each wanted time, span by span, each span in the cheapest way that works for it."""
+    is_planned = is_timed
+    for span in list(_spans(video, ticks)):
+        num_done = 0
+        if is_planned:
+            if policy.kind == "keyframe":
+                way = _decode_keys(video, span, painter)
+            else:
+                way = _decode_planned(video, span, painter, round(policy.near_s / video.tick_s))
+            for found in way:
+                num_done += 1
+                yield found
+        if num_done < len(span):
+            is_planned = False
+            yield from _decode_all(video, span[num_done:], painter)
 
 
 def _spans(video: Video, wanted: Sequence[int]) -> Iterator[list[int]]:
@@ -146,14 +153,14 @@ def _spans(video: Video, wanted: Sequence[int]) -> Iterator[list[int]]:
     if not wanted:
         return
     entries = video.stream.index_entries
-    # complete at opening in mov, mp4 and avi; mkv loads its index at the first seek, ts has none
-    has_index = len(entries) >= video.stream.frames > 0
+    is_indexed = video.has_index
     span = [wanted[0]]
     for before, time in pairwise(wanted):
-        is_far = (time - before) * video.tick_s > SEEK_S
-        if is_far and has_index:
-            key = entries.search_timestamp(time)
-            is_far = key >= 0 and entries[key].timestamp > before
+        if is_indexed:
+            key, last = entries.search_timestamp(time), entries.search_timestamp(before)
+            is_far = 0 <= last < key and any(entries[i].is_keyframe for i in range(last + 1, key))
+        else:
+            is_far = (time - before) * video.tick_s > SEEK_S
         if is_far:
             yield span
             span = []
@@ -161,56 +168,184 @@ def _spans(video: Video, wanted: Sequence[int]) -> Iterator[list[int]]:
     yield span
 
 
-def _decode_planned(video: Video, wanted: Sequence[int], stale: int, picked: Picked) -> bool:
-    """Add the pictures of one span by the plan; return False when one of them did not come out clean."""
-    packets = packets_from(video, wanted[0])
+class Delivery:
+    """Brings pictures, which come in the order shown, together with the times that wait for them."""
+
+    def __init__(self, video: Video, painter: Painter) -> None:
+        self._video, self._painter = video, painter
+        self._waiting: deque[tuple[int, Choice | None]] = deque()
+        self._arrived: dict[int, tuple[npt.NDArray[np.uint8], bool]] = {}
+        self.promised: set[int] = set()
+        """Pictures, by time in ticks, that have not come yet."""
+
+    def expect(self, chosen: Iterable[tuple[int, Choice | None]]) -> None:
+        """Let more times wait."""
+        for time, choice in chosen:
+            self._waiting.append((time, choice))
+            if choice is not None and choice.pts not in self._arrived:
+                self.promised.add(choice.pts)
+
+    def take(self, frames: Iterable[VideoFrame]) -> Iterator[Found]:
+        """Keep the pictures that are waited for, yield what is found for the times that wait no longer."""
+        for frame in frames:
+            if frame.pts in self.promised and not frame.is_corrupt:
+                self.promised.discard(frame.pts)
+                self._arrived[frame.pts] = self._painter.paint(frame), frame.key_frame
+        while self._waiting and ((choice := self._waiting[0][1]) is None or choice.pts in self._arrived):
+            time, _ = self._waiting.popleft()
+            if choice is None:
+                yield _missing("the pictures end earlier")
+            else:
+                for pts in [pts for pts in self._arrived if pts < choice.pts]:
+                    del self._arrived[pts]
+                picture_HWC, is_key = self._arrived[choice.pts]
+                off_s = (choice.pts - choice.exact) * self._video.tick_s
+                yield _found(self._video, time - choice.exact, choice.pts, off_s, picture_HWC, is_key)
+
+
+def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near: int) -> Iterator[Found]:
+    """Yield what is found for wanted times by the plan; end early when a promised picture does not come out clean."""
     context = video.stream.codec_context
     # only H.264 marks pictures that no other picture uses at all; H.265 marks them within a temporal layer
     can_pass_over = context.name == "h264"
-    promised: set[int] = set()
-
-    def add(frames: Iterable[VideoFrame]) -> None:
-        for frame in frames:
-            if frame.pts in promised and not frame.is_corrupt:
-                picked.add(frame)
-                promised.discard(frame.pts)
-
+    delivery = Delivery(video, painter)
     is_running = False
     try:
-        for step in gops.plan(packets, wanted, stale):
+        for step in gops.plan(packets_from(video, wanted[0]), wanted, _stale(video), near):
             if is_running and not step.follows_on:
-                add(context.decode(None))
+                yield from delivery.take(context.decode(None))
                 context.flush_buffers()
             is_running = True
-            promised |= step.targets
+            delivery.expect(step.chosen)
             for packet in step.packets:
-                context.skip_frame = "NONREF" if can_pass_over and packet.pts not in promised else "DEFAULT"
-                add(context.decode(packet))
-        if is_running:
-            add(context.decode(None))
+                is_wanted = packet.pts in delivery.promised
+                context.skip_frame = "NONREF" if can_pass_over and not is_wanted else "DEFAULT"
+                yield from delivery.take(context.decode(packet))
+        yield from delivery.take(context.decode(None) if is_running else ())
     except (gops.UnplannableError, av.error.FFmpegError):
-        return False
+        return
     finally:
         context.skip_frame = "DEFAULT"
         context.flush_buffers()
-    return not promised
 
 
-def _decode_all(video: Video, wanted: Sequence[int], stale: int, picked: Picked, troubles: list[str]) -> None:
-    """Add the pictures of one span, decoding everything from a key picture on."""
-    found = pictures_from(video, wanted[0], troubles)
-    shown: VideoFrame | None = None
-    following, is_after_loss = next(found, (None, False))
+def _decode_keys(video: Video, wanted: Sequence[int], painter: Painter) -> Iterator[Found]:
+    """Yield the last key picture before each wanted time; end early where one does not come out alone and clean."""
+    context = video.stream.codec_context
+    keys = _indexed_keys(video, wanted) if video.has_index else _read_keys(video, wanted)
+    latest: int | None = None
+    picture_HWC: npt.NDArray[np.uint8] | None = None
+    try:
+        for time, packet in zip(wanted, keys, strict=False):
+            if packet.pts is None:
+                return
+            if latest is None or packet.pts > latest:
+                frame = _alone(context, packet)
+                if frame is None:
+                    return
+                latest, picture_HWC = packet.pts, painter.paint(frame)
+            yield _found(video, 0, latest, (latest - time) * video.tick_s, picture_HWC, is_key=True)
+    except av.error.FFmpegError:
+        return
+    finally:
+        context.flush_buffers()
+
+
+def _indexed_keys(video: Video, wanted: Sequence[int]) -> Iterator[VideoPacket]:
+    """Yield the last key packet shown at or before each wanted time, reading nothing else; stop past the last one."""
+    last_key = max(entry.timestamp for entry in video.stream.index_entries if entry.is_keyframe)
     for time in wanted:
-        while following is not None and following.pts is not None and following.pts <= time:
+        packet = next(packets_from(video, time))
+        if packet.pts is None or packet.dts is None or packet.pts > time:
+            return
+        if packet.dts >= last_key and time - packet.pts > _stale(video):
+            return  # whether there are pictures until then, the packets between tell
+        yield packet
+
+
+def _read_keys(video: Video, wanted: Sequence[int]) -> Iterator[VideoPacket]:
+    """Yield the last key packet shown at or before each wanted time, reading through; stop past the last one."""
+    keys = (packet for packet in packets_from(video, wanted[0]) if packet.is_keyframe and packet.size)
+    packet, following = next(keys, None), next(keys, None)
+    for time in wanted:
+        while following is not None and (following.pts is None or following.pts <= time):
+            packet, following = following, next(keys, None)
+        if packet is None or packet.pts is None or packet.pts > time:
+            return
+        if following is None and time - packet.pts > _stale(video):
+            return
+        yield packet
+
+
+def _alone(context: VideoCodecContext, packet: VideoPacket) -> VideoFrame | None:
+    """Return the picture of a key packet decoded by itself, None when it needs others or is damaged."""
+    frames = [*context.decode(packet), *context.decode(None)]
+    context.flush_buffers()
+    clean = [
+        frame for frame in frames if frame.key_frame and not frame.is_corrupt and frame.pts == packet.pts
+    ]
+    return clean[0] if len(clean) == len(frames) == 1 else None
+
+
+def _decode_all(video: Video, wanted: Sequence[int], painter: Painter) -> Iterator[Found]:
+    """Yield what is found for the wanted times of a span, decoding everything from a key picture on."""
+    troubles: list[str] = []
+    pictures = pictures_from(video, wanted[0], troubles)
+    following, is_after_loss = next(pictures, (None, False))
+    shown: VideoFrame | None = None
+    painted: tuple[int | None, npt.NDArray[np.uint8] | None] = None, None
+    for time in wanted:
+        while following is not None and _pts(following) <= time:
             shown = following
-            following, is_after_loss = next(found, (None, False))
-        if shown is None or shown.pts is None:
-            # before the first picture
-            if following is not None and following.pts is not None and following.pts - time <= stale:
-                picked.add(following)
-        elif time - shown.pts <= stale or (following is not None and not is_after_loss):
-            picked.add(shown)
+            following, is_after_loss = next(pictures, (None, False))
+        why = troubles[-1] if troubles else "the pictures end earlier"
+        if shown is None:
+            frame, age = following, -_pts(following) + time if following else 0
+            why = "the pictures begin later"
+        else:
+            frame, age = shown, time - _pts(shown)
+        is_known = shown is not None and following is not None and not is_after_loss
+        if frame is None or (not is_known and abs(age) > _stale(video)):
+            yield _missing(why)
+            continue
+        if painted[0] != frame.pts:
+            painted = frame.pts, painter.paint(frame)
+        sample, picture, pts = _found(video, age, _pts(frame), 0.0, painted[1], is_key=frame.key_frame)
+        if not is_known and sample.quality == "ok" and abs(age) * video.tick_s > frame_s(video.stream):
+            sample = replace(sample, quality="stale", reason=why)
+        yield sample, picture, pts
 
 
-DECODERS: dict[str, DecodeFn] = {"pyav": decode_pyav, "decord": decode_decord}
+def _found(
+    video: Video, age: int, pts: int, off_s: float, picture_HWC: npt.NDArray[np.uint8] | None, is_key: bool
+) -> Found:
+    """Return a sample for a picture `age` ticks old; a very old one is stale where holes go unnoticed."""
+    age_s = age * video.tick_s
+    is_old = age_s > max(HOLD_S, 10 * frame_s(video.stream)) and video.container.format.name.startswith(
+        SILENT
+    )
+    sample = Sample(
+        wanted_s=0.0,
+        pts_s=(pts - video.start) * video.tick_s,
+        off_s=off_s,
+        is_key=is_key,
+        quality="stale" if is_old else "ok",
+        reason=f"no newer picture for {age_s:.1f} s: a still picture or a hole in the file" if is_old else "",
+    )
+    return sample, picture_HWC, pts
+
+
+def _missing(reason: str) -> Found:
+    return Sample(0.0, math.nan, 0.0, is_key=False, quality="missing", reason=reason), None, None
+
+
+def _stale(video: Video) -> int:
+    """Return for how many ticks a picture may stand in for one that is not there."""
+    return round(max(2 * frame_s(video.stream), STALE_S) / video.tick_s)
+
+
+def _pts(frame: VideoFrame) -> int:
+    return frame.pts or 0
+
+
+DECODERS: dict[str, Decoder] = {"pyav": open_pyav, "decord": open_decord}

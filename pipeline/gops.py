@@ -9,9 +9,10 @@ The plan is a claim about a well-formed stream. `UnplannableError` says that it 
 every promised picture arrives, and decodes everything where one does not.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.pictures import VideoPacket
 
@@ -19,7 +20,8 @@ REORDER_PACKETS = 32
 """Pictures are at most 16 places out of order in any codec we decode; after twice that many later ones, none is
 missing (H.264 A.3.1: max_dec_frame_buffering <= 16; H.265 A.4.2: maxDpbSize <= 16)."""
 MAX_GOP_PACKETS = 4096
-MAX_GOP_BYTES = 96 * 2**20
+MAX_GOP_BYTES = 32 * 2**20
+"""Two groups are in memory at a time."""
 
 
 class UnplannableError(Exception):
@@ -31,13 +33,23 @@ class Step:
     """Packets to decode in one go."""
 
     packets: Sequence[VideoPacket]
-    targets: frozenset[int]
-    """Presentation times (stream ticks) of the wanted pictures among them."""
+    chosen: "Sequence[tuple[int, Choice | None]]"
+    """Wanted times with the picture among these packets that stands for each, None where the stream has none."""
     follows_on: bool
     """These packets directly follow the ones of the step before; otherwise the decoder is emptied first."""
 
 
-def plan(packets: Iterable[VideoPacket], wanted: Sequence[int], stale_after: int) -> Iterator[Step]:
+class Choice(NamedTuple):
+    """The picture that stands for a wanted time, in ticks of the stream's clock."""
+
+    pts: int
+    exact: int
+    """Presentation time of the picture shown at the wanted time."""
+
+
+def plan(
+    packets: Iterable[VideoPacket], wanted: Sequence[int], stale_after: int, near: int = 0
+) -> Iterator[Step]:
     """Yield what to decode so that the picture shown at each wanted time comes out.
 
     The picture shown at w is the last one with a presentation time <= w. Leading pictures of an open group (shown
@@ -47,6 +59,7 @@ def plan(packets: Iterable[VideoPacket], wanted: Sequence[int], stale_after: int
         packets: of the video stream in file order, from a key packet at or before the first wanted time.
         wanted: sorted times in stream ticks.
         stale_after: ticks after the stream's last picture from which a time has no picture.
+        near: a picture at most this many ticks away may stand for the one shown: the one that is decoded soonest.
 
     Raises:
         UnplannableError: see the class.
@@ -55,32 +68,52 @@ def plan(packets: Iterable[VideoPacket], wanted: Sequence[int], stale_after: int
     group = next(groups, None)
     place = 0
     follows_on = False
-    carried: set[int] = set()
-    while group is not None and (place < len(wanted) or carried):
+    carried: list[tuple[int, Choice | None]] = []
+    while group is not None:
         after = next(groups, None)
         border = after[0].pts if after else None
-        shown, leading = _shown(group), _shown(after or []) if border is not None else []
-        leading = [pts for pts in leading if border is not None and pts < border]
-        known = sorted(shown + leading)
-        targets: set[int] = set()
+        leading = [pts for pts in _shown(after or []) if border is not None and pts < border]
+        known = sorted(_shown(group) + leading)
+        chosen, carried = carried, []
+        depth = {packet.pts: index + 1 for index, packet in enumerate(group)}
+        latest = known[0] if known else 0
         while place < len(wanted) and (border is None or wanted[place] < border):
             index = bisect_right(known, wanted[place]) - 1
             if index < 0:
                 raise UnplannableError
-            if border is not None or index < len(known) - 1 or wanted[place] <= known[index] + stale_after:
-                targets.add(known[index])
+            exact = known[index]
+            if border is None and index == len(known) - 1 and wanted[place] > exact + stale_after:
+                chosen.append((wanted[place], None))
+            else:
+                latest = _cheapest(known, exact, max(latest, exact - near), exact + near, depth, border)
+                found = (wanted[place], Choice(latest, exact))
+                (chosen if latest in depth else carried).append(found)
             place += 1
-        in_leading = targets.intersection(leading)
-        own = (targets - in_leading) | carried
-        carried = in_leading
-        if in_leading:
-            length = len(group)
-        else:
-            length = max((i + 1 for i, packet in enumerate(group) if packet.pts in own), default=0)
-        if length:
-            yield Step(group[:length], frozenset(own), follows_on)
+        is_open = any(choice is not None and choice.pts in leading for _, choice in carried)
+        length = len(group)
+        if not is_open:
+            length = max((depth.get(choice.pts, 0) for _, choice in chosen if choice is not None), default=0)
+        if length or chosen:
+            yield Step(group[:length], chosen, follows_on)
         follows_on = length == len(group)
         group = after
+
+
+def _cheapest(
+    known: Sequence[int], exact: int, low: int, high: int, depth: Mapping[int | None, int], border: int | None
+) -> int:
+    """Return the picture of a group within [low, high] before which the fewest packets must be decoded.
+
+    The key picture of the next group, at `border`, costs one.
+    """
+    if low >= exact == high:
+        return exact
+    near = known[bisect_left(known, low) : bisect_right(known, high)]
+    choices = [pts for pts in near if pts in depth] or [exact]
+    best = min(choices, key=lambda pts: (depth.get(pts, 0), abs(pts - exact)))
+    if border is not None and border <= high and depth.get(best, 2) > 1:
+        return border
+    return best
 
 
 def _shown(group: Sequence[VideoPacket]) -> list[int]:
@@ -89,16 +122,24 @@ def _shown(group: Sequence[VideoPacket]) -> list[int]:
 
 
 def _until(packets: Iterable[VideoPacket], last_wanted: int) -> Iterator[VideoPacket]:
-    """Yield packets until the picture at the last wanted time is surely among them."""
+    """Yield packets until the picture at the last wanted time, and one shown after it, are surely among them.
+
+    Decoding times only rise and no picture is shown before it is decoded, so the first packet decoded later ends the
+    search; in containers without decoding times a count does.
+    """
     num_later = 0
+    is_ordered = True
     for packet in packets:
         if packet.size == 0:
             continue
         if packet.pts is None or packet.is_corrupt:
             raise UnplannableError
         yield packet
+        is_ordered = is_ordered and packet.dts is not None and packet.dts <= packet.pts
         num_later += packet.pts > last_wanted
-        if num_later >= REORDER_PACKETS:
+        if num_later >= REORDER_PACKETS or (
+            is_ordered and packet.dts is not None and packet.dts > last_wanted
+        ):
             return
 
 

@@ -67,6 +67,11 @@ class Run:
         """Folder of files that are written and not committed."""
         return store.join(self.folder, "staging")
 
+    @property
+    def quarantine(self) -> str:
+        """Where videos are written down that broke their decoder."""
+        return store.join(self.folder, "quarantine")
+
     def manifest(self, of: str) -> str:
         """Folder of the list of what this run has to do: `files` to probe, `windows` to answer."""
         return store.join(self.folder, "manifest", of)
@@ -285,7 +290,8 @@ def answer_keys(out: str) -> Keys:
 
 def open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> Iterator[Row]:
     """Yield the windows of the found videos that lack an answer (rows.WINDOW)."""
-    videos = scan(run.out, "videos", ["video_id", "version", "uri", "duration_s", "error_type"])
+    names = ("video_id", "version", "uri", "size_bytes", "etag", "duration_s", "key_times_s", "error_type")
+    videos = scan(run.out, "videos", names)
     return plan_windows(videos, config.window, queries, found=found, answered=answer_keys(run.out))
 
 

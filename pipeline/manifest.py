@@ -105,7 +105,7 @@ def _entry(line: Line, manifest: str, folder: str) -> FileEntry:
     if trouble:
         return FileEntry(f"{manifest}#{line.place}", 0, "", trouble)
     uri = _resolve(line.uri, folder)
-    if trouble := store.misnamed(line.uri) or store.misnamed(uri):
+    if trouble := store.misnamed(uri + "/" * line.uri.endswith("/")):
         return FileEntry(uri, 0, "", trouble)
     etag = "" if line.etag is None else str(line.etag).strip().strip('"')
     try:

@@ -1,16 +1,10 @@
-"""Opening a video file: where its bytes come from, which stream is the video, how its errors read.
+"""Opening a video file: which stream is the video, when it starts, how its errors read."""
 
-Local files are opened by path. Objects in a store are fetched whole when small (one request), else read through
-a file object with read-ahead, because a container needs its index and a few spans, not every byte.
-"""
-
-import io
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import av
 import av.container
@@ -19,20 +13,24 @@ from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline import store
-from pipeline.errors import ProbeError, RowError, StoreError
+from pipeline.errors import ProbeError, RowError
 from pipeline.frames import FrameSize
-from pipeline.store import open_fs
 
-WHOLE_BYTES = 64 * 2**20
-"""Objects up to this size are fetched in one request."""
-READ_AHEAD_BYTES = 2**20
+BUFFER_BYTES = 64 * 2**10
+"""What the demuxer reads at a time."""
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 MAX_BOXES = 1000
 MAX_LEADING_PACKETS = 64
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
 """A file that is really a playlist must not make us open addresses it names."""
+
+
+@runtime_checkable
+class Opened(Protocol):
+    """A file object that wants to know when the container is open."""
+
+    def opened(self) -> None: ...
 
 
 class NoVideoStreamError(Exception):
@@ -56,9 +54,9 @@ class Video:
     is_fresh: bool
     """No packet has been read and nothing was sought since it was opened."""
 
-    def __init__(self, uri: str, source: "str | io.IOBase") -> None:
-        self.uri = uri
-        self._source = source
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self.file = file
         self._open()
         self.tick_s = float(self.stream.time_base or 1)
         start = self.stream.start_time
@@ -69,21 +67,36 @@ class Video:
         self.start = start
 
     def _open(self) -> None:
-        if not isinstance(self._source, str):
-            self._source.seek(0)
-        self.container = av.open(self._source, "r", container_options=OPEN_OPTIONS, metadata_errors="replace")
+        self.file.seek(0)
+        self.container = av.open(
+            self.file,
+            "r",
+            buffer_size=BUFFER_BYTES,
+            container_options=OPEN_OPTIONS,
+            metadata_errors="replace",
+        )
         streams = self.container.streams
         videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
         if not videos:
             raise NoVideoStreamError(_contents(streams))
         self.stream = videos[0]
         self.is_fresh = True
+        if isinstance(self.file, Opened):
+            self.file.opened()
         context: Any = self.stream.codec_context
         if context is None:
             raise NoDecoderError
         # one process per core decodes; threads inside a decoder cost CPU and memory and save none
         context.thread_type = "NONE"
         context.thread_count = 1
+
+    @property
+    def has_index(self) -> bool:
+        """Return whether the place of every packet is known.
+
+        It is at opening in mov, mp4 and avi; mkv loads its index at the first seek, ts has none.
+        """
+        return len(self.stream.index_entries) >= self.stream.frames > 0
 
     def reopen(self) -> None:
         """Start again at the first byte: the one seek that every container can do.
@@ -94,145 +107,57 @@ class Video:
         self._open()
 
     def close(self) -> None:
-        """Close the container and the file under it."""
+        """Close the container."""
         self.container.close()
-        if not isinstance(self._source, str):
-            self._source.close()
 
     def read_at(self, position: int, num_bytes: int) -> bytes:
         """Return bytes of the file itself; not while packets are being read from a file object."""
-        return read_at(self._source, position, num_bytes)
+        return read_at(self.file, position, num_bytes)
 
 
-class CheckedFile(io.RawIOBase):
-    """A file object of known size on which a short read is an error.
-
-    Demuxers take a short read for the end of the file and stop without a word; a connection that breaks in
-    the middle of an object must not look like a shorter video.
-    """
-
-    def __init__(self, file: Any, size_bytes: int) -> None:
-        super().__init__()
-        self._file = file
-        self._size_bytes = size_bytes
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return exactly `size` bytes, fewer only at the end of the object.
-
-        Raises:
-            OSError: the store delivered fewer bytes than the object holds: it broke off, or was replaced.
-        """
-        position = self._file.tell()
-        left = max(0, self._size_bytes - position)
-        expected = left if size < 0 else min(size, left)
-        data = self._file.read(expected)
-        if len(data) != expected:
-            msg = f"short read: {len(data)} of {expected} bytes at byte {position} of {self._size_bytes}"
-            raise OSError(msg)
-        return data
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a byte."""
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the current byte."""
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def close(self) -> None:
-        """Close the file under it."""
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-
-def open_source(uri: str) -> "str | io.IOBase":
-    """Return what the demuxer reads: a local path, the bytes of a small object, or a checked file object.
-
-    Raises:
-        OSError: the object cannot be read.
-    """
-    if "://" not in uri:
-        return uri
-    fs, path = open_fs(uri)
-    try:
-        size_bytes = int(fs.info(path)["size"])
-    except OSError as error:
-        # the answer to HEAD has no body, so only a number says why: ask for a byte to learn the reason
-        if store.error_code(error).isdigit():
-            fs.cat_file(path, start=0, end=1)
-        raise
-    if size_bytes > WHOLE_BYTES:
-        file = fs.open(path, "rb", block_size=READ_AHEAD_BYTES, cache_type="readahead")
-        return CheckedFile(file, size_bytes)
-    data = fs.cat_file(path)
-    if len(data) != size_bytes:
-        msg = f"short read: {len(data)} of {size_bytes} bytes"
-        raise OSError(msg)
-    return io.BytesIO(data)
-
-
-def read_at(source: "str | io.IOBase", position: int, num_bytes: int) -> bytes:
+def read_at(file: BinaryIO, position: int, num_bytes: int) -> bytes:
     """Return up to `num_bytes` bytes at a position; fewer only at the end."""
-    if isinstance(source, str):
-        with Path(source).open("rb") as file:
-            file.seek(position)
-            return file.read(num_bytes)
-    source.seek(position)
-    return source.read(num_bytes)  # pyright: ignore[reportAttributeAccessIssue]
+    file.seek(position)
+    return file.read(num_bytes)
 
 
 @contextmanager
-def open_video(uri: str, error: type[RowError]) -> Generator[Video]:
-    """Open a file for reading pictures; errors of libav and of reading inside the block come out as `error`.
+def open_video(file: BinaryIO, name: str, error: type[RowError]) -> Generator[Video]:
+    """Open a file for reading pictures; errors of libav inside the block come out as `error`.
+
+    Args:
+        file: seekable, at any position; not closed here.
+        name: what the file goes by in messages.
+        error: the type of error to raise.
 
     Raises:
         RowError: of the type asked for, naming the file and the reason.
-        StoreError: the object store is out of reach, refuses the credentials or breaks off; that says nothing about
-            the file, which must be tried again and not become a failed row.
     """
     try:
-        source = open_source(uri)
         try:
-            video = Video(uri, source)
+            video = Video(file, name)
         except av.error.FFmpegError as found:
-            msg = f"{uri}: {_explain(source)} ({reason(found)})"
+            msg = f"{name}: {_explain(file)} ({reason(found)})"
             raise error(msg) from found
         try:
             yield video
         finally:
             video.close()
     except NoVideoStreamError as found:
-        msg = (
-            f"{uri}: no video stream, the file holds {found}; leave it out or give the file with the pictures"
-        )
+        msg = f"{name}: no video stream, the file holds {found}; leave it out or give the file with the pictures"
         raised = error(msg)
         if isinstance(raised, ProbeError):
             raised.status = "no_video"
         raise raised from found
     except NoDecoderError as found:
-        msg = f"{uri}: there is no decoder for its video codec; convert it to a usual one, such as H.264"
+        msg = f"{name}: there is no decoder for its video codec; convert it to a usual one, such as H.264"
         raise error(msg) from found
     except av.error.FFmpegError as found:
-        msg = f"{uri}: {reason(found)}"
-        raise error(msg) from found
-    except store.read_errors() as found:
-        if store.is_outage(found, uri):
-            msg = f"cannot read {uri}: {store.explain(found, uri)}; run the same command again to go on"
-            raise StoreError(msg) from found
-        msg = f"{uri}: cannot be read: {type(found).__name__}: {found}"
+        msg = f"{name}: {reason(found)}"
         raise error(msg) from found
 
 
-def _explain(source: "str | io.IOBase") -> str:
+def _explain(source: BinaryIO) -> str:
     """Return why a file cannot be opened as a video, judged by its bytes."""
     head = read_at(source, 0, 512)
     if not head:
@@ -249,7 +174,7 @@ def _explain(source: "str | io.IOBase") -> str:
     return f"no known video format, the file begins with {head[:12]!r}; is it complete?"
 
 
-def _mp4_boxes(source: "str | io.IOBase") -> list[str]:
+def _mp4_boxes(source: BinaryIO) -> list[str]:
     """Return the names of an mp4 file's top-level boxes, 16 bytes read for each (ISO/IEC 14496-12, 4.2)."""
     names: list[str] = []
     position = 0

@@ -17,7 +17,7 @@ from pipeline.media import Video, ignore_other_streams, reason
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 SEEK_S = 5.0
-"""Times nearer than this to the start or to each other are read through instead of sought."""
+"""Times nearer than this to the start or to each other are read through instead of sought, without an index."""
 BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How much earlier a seek is tried again when it lands too late."""
 PICTURE_BACK_OFF_S = (0.0, 2.0, 8.0, 32.0)
@@ -35,7 +35,7 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
     start, tick_s = video.start, video.tick_s
     for back_s in BACK_OFF_S:
         target = pts - round(back_s / tick_s)
-        if (target - start) * tick_s <= SEEK_S:
+        if (target - start) * tick_s <= (0 if video.has_index else SEEK_S):
             break
         video.is_fresh = False
         try:

@@ -19,6 +19,17 @@ Row = dict[str, Any]
 ARRAY = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.large_binary())])
 SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("score", pa.float32())])
 EVIDENCE = pa.struct([("pts_s", pa.float64()), ("score", pa.float32()), ("tokens", pa.int32())])
+SAMPLE = pa.struct(
+    [
+        ("wanted_s", pa.float64()),
+        ("pts_s", pa.float64()),
+        ("off_s", pa.float32()),
+        ("is_key", pa.bool_()),
+        ("quality", pa.string()),
+        ("reason", pa.string()),
+        ("frame", pa.int32()),
+    ]
+)
 PLAN = pa.struct(
     [
         ("query_id", pa.string()),
@@ -41,6 +52,7 @@ VIDEOS = pa.schema(
         ("run_id", pa.string()),
         *_KEY,
         ("size_bytes", pa.int64()),
+        ("etag", pa.string()),
         ("status", pa.string()),
         ("note", pa.string()),
         ("container", pa.string()),
@@ -49,28 +61,42 @@ VIDEOS = pa.schema(
         ("height_px", pa.int32()),
         ("rotation_deg", pa.int32()),
         ("fps", pa.float64()),
+        ("start_s", pa.float64()),
         ("duration_s", pa.float64()),
+        ("num_packets", pa.int64()),
+        ("key_times_s", pa.list_(pa.float64())),
         ("num_windows", pa.int32()),
         ("probe_s", pa.float32()),
         *_ERROR,
     ]
 )
 """One row per file found. `status` is ok, truncated, damaged, unreadable or no_video; width and height are as
-displayed (after rotation); `duration_s` is what can really be decoded; `note` says what a usable file lacks."""
+displayed (after rotation); `start_s` is the file's own clock at our time 0; `duration_s` is what can really be
+decoded; `note` says what a usable file lacks. `num_packets` of the video stream and `key_times_s` are 0 and empty
+where only reading the whole file would tell."""
 
 FRAMES = pa.schema(
     [
         ("run_id", pa.string()),
         ("video_id", pa.string()),
         ("version", pa.string()),
+        ("wanted_s", pa.float64()),
         ("pts_s", pa.float64()),
+        ("off_s", pa.float32()),
+        ("is_key", pa.bool_()),
+        ("quality", pa.string()),
+        ("reason", pa.string()),
         ("novelty", pa.float32()),
         ("scorer", pa.string()),
         ("embedding", pa.list_(pa.float32())),
     ]
 )
-"""One row per sampled frame: the index that later jobs reuse. `novelty` is the mean absolute luma change against
-the sampled frame before it, in [0, 1]; the first frame of a window has 1."""
+"""One row per sampled frame: the index that later jobs reuse, and one per sampled time that has none.
+
+`wanted_s` is the first sampled time that the frame stands for, `pts_s` its own presentation time, `off_s` how far it
+lies from the picture shown at `wanted_s`; `quality` is ok, stale (an older picture stands in) or missing (no picture,
+no embedding, `pts_s` is NaN), `reason` says why. `novelty` is the mean absolute luma change against the sampled frame
+before it, in [0, 1]; the first frame of a window has 1."""
 
 ANSWERS = pa.schema(
     [
@@ -90,6 +116,8 @@ ANSWERS = pa.schema(
         ("plan_reason", pa.string()),
         ("frames_planned", pa.int32()),
         ("frames_seen", pa.int32()),
+        ("frames_stale", pa.int32()),
+        ("frames_missing", pa.int32()),
         ("tokens_dense", pa.int64()),
         ("tokens_used", pa.int64()),
         ("scorer", pa.string()),
@@ -134,22 +162,31 @@ FILE = pa.schema([*_KEY, ("size_bytes", pa.int64()), ("etag", pa.string()), *_ER
 _WINDOW = [
     ("window_id", pa.string()),
     *_KEY,
+    ("size_bytes", pa.int64()),
+    ("etag", pa.string()),
     *_SPAN_OF_WINDOW,
+    ("key_gap_s", pa.float64()),
     ("query_ids", pa.list_(pa.string())),
     ("write_frames", pa.bool_()),
 ]
 WINDOW = pa.schema([*_WINDOW, *_ERROR])
-"""One span of one video, no pixels. `query_ids` are the queries still to be answered here; `write_frames` is false
+"""One span of one video, no pixels. `key_gap_s` is the longest time between the video's key pictures, 0 when that is
+not known; `query_ids` are the queries still to be answered here; `write_frames` is false
 when the frame index already holds this window."""
 
 _SAMPLED = [
     ("frames_planned", pa.int32()),
+    ("samples", pa.list_(SAMPLE)),
     ("pts_s", pa.list_(pa.float64())),
     ("novelty", pa.list_(pa.float32())),
+    ("read_bytes", pa.int64()),
+    ("read_requests", pa.int32()),
     ("decode_s", pa.float32()),
 ]
 DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), *_ERROR])
-"""A window with its sampled frames, uint8 [N, H, W, 3] at the scorer's size."""
+"""A window with its sampled frames, uint8 [N, H, W, 3] at the scorer's size. `samples` has one entry per sampled time,
+`frame` of it points into `pts_s` or is -1; `pts_s` are the frames' times inside the window: a picture that came up
+before the window counts from the window's start."""
 
 _SCORED = [("embedding", ARRAY), ("relevance", ARRAY), ("score_s", pa.float32())]
 SCORED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_ERROR])

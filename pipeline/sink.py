@@ -74,6 +74,10 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
         "failed_answers": sum(1 for answer in answers if answer["error_type"]),
         "frames_planned": sum(window["frames_planned"] for window in windows),
         "frames_seen": sum(len(window["pts_s"]) for window in windows),
+        "frames_stale": _count(windows, "stale"),
+        "frames_missing": _count(windows, "missing"),
+        "read_bytes": sum(window["read_bytes"] for window in windows),
+        "read_requests": sum(window["read_requests"] for window in windows),
         "tokens_dense": sum(answer["tokens_dense"] for answer in answers),
         "tokens_used": sum(answer["tokens_used"] for answer in answers),
         "decode_s": sum(window["decode_s"] for window in windows),
@@ -97,18 +101,23 @@ def stage_verdicts(staging: str, run_id: str, verdicts: Sequence[Row]) -> Row:
     return stage_part(staging, {"verdicts": stamped}, names, counters)
 
 
+def _count(windows: Sequence[Row], quality: str) -> int:
+    """Return the number of sampled times of a quality."""
+    return sum(sample["quality"] == quality for window in windows for sample in window["samples"])
+
+
 def _frames(window: Row, run_id: str, scorer: str) -> list[Row]:
-    """Return the frame index rows of one scored window."""
+    """Return the frame index rows of one scored window: its frames, and the sampled times without one."""
     embedding_NE = rows.unpack(window["embedding"])
-    return [
-        {
-            "run_id": run_id,
-            "video_id": window["video_id"],
-            "version": window["version"],
-            "pts_s": pts_s,
-            "novelty": novelty,
-            "scorer": scorer,
-            "embedding": embedding,
-        }
-        for pts_s, novelty, embedding in zip(window["pts_s"], window["novelty"], embedding_NE, strict=True)
-    ]
+    found: list[Row] = []
+    latest = -1
+    for sample in window["samples"]:
+        frame = sample["frame"]
+        if frame == latest and sample["quality"] != "missing":
+            continue
+        row = {**sample, "run_id": run_id, "video_id": window["video_id"], "version": window["version"]}
+        if frame >= 0:
+            row |= {"scorer": scorer, "novelty": window["novelty"][frame], "embedding": embedding_NE[frame]}
+            latest = frame
+        found.append(row)
+    return found

@@ -5,7 +5,7 @@ picture and looks for the last packet, and reads little else.
 """
 
 import logging
-import time
+from typing import BinaryIO
 
 import av.error
 
@@ -22,8 +22,8 @@ SLACK_S = 0.5
 """A file may end this much (or 3 frames) before its declared end and still count as whole."""
 
 
-def probe_video(row: Row) -> Row:
-    """Return the probe columns of rows.VIDEOS for one rows.FILE row.
+def probe_file(file: BinaryIO, uri: str, size_bytes: int) -> Row:
+    """Return the probe columns of rows.VIDEOS for an open file. Runs in the decoding child.
 
     One picture is decoded and the packets at the end are looked at; a file without an index at its end, or
     without a declared length, is read through once without decoding.
@@ -31,13 +31,11 @@ def probe_video(row: Row) -> Row:
     Raises:
         ProbeError: nothing in the file can be decoded; `status` of the error says which kind of useless it is.
     """
-    started = time.perf_counter()
-    uri: str = row["uri"]
-    if row["size_bytes"] == 0:
+    if size_bytes == 0:
         msg = f"{uri}: the file is empty (0 bytes); copy or record it again"
         raise ProbeError(msg)
     troubles: list[str] = []
-    with open_video(uri, ProbeError) as video:
+    with open_video(file, uri, ProbeError) as video:
         stream = video.stream
         found = next(pictures(video, video.container.demux(stream), troubles), None)
         if found is None:
@@ -61,11 +59,13 @@ def probe_video(row: Row) -> Row:
             notes.append(
                 f"no picture before {delay_s:.1f} s ({troubles[0] if troubles else 'no key picture'})"
             )
-        end_s, cut = _find_end(video, row["size_bytes"])
+        end_s, cut = _find_end(video, size_bytes)
     columns["status"] = "truncated" if cut else "damaged" if notes else "ok"
     columns["note"] = "; ".join(notes + cut)
     columns["duration_s"] = max(end_s, delay_s + picture_s)
-    return {**columns, "probe_s": time.perf_counter() - started}
+    columns["start_s"] = video.start * video.tick_s
+    columns["key_times_s"] = []
+    return columns
 
 
 def _find_end(video: Video, size_bytes: int) -> tuple[float, list[str]]:
@@ -128,5 +128,5 @@ def _read_ends(video: Video) -> tuple[float, float]:
             if packet.stream_index == video.stream.index:
                 pictures_end_s = max(pictures_end_s, end_s)
     except av.error.FFmpegError as error:
-        logger.debug("%s: %s; nothing can be read from here on, this is the end", video.uri, reason(error))
+        logger.debug("%s: %s; nothing can be read from here on, this is the end", video.name, reason(error))
     return pictures_end_s, packets_end_s

@@ -6,32 +6,33 @@ probe -> (windows) -> sample -> (score) -> plan -> fetch evidence -> (answer).
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
-from pipeline import rows, store
+from pipeline import rows
 from pipeline.budget import Plan, plan_tokens
-from pipeline.config import PlanConfig, ScoreConfig, WindowConfig
-from pipeline.decode import DecodeFn, novelty
+from pipeline.config import DecodeConfig, PlanConfig, ScoreConfig
+from pipeline.decode import novelty
 from pipeline.errors import AnswerError, DecodeError, ProbeError
-from pipeline.frames import FrameSize
-from pipeline.listing import version
+from pipeline.frames import FrameSize, Policy
+from pipeline.isolation import Reader
 from pipeline.queries import Query, columns
 from pipeline.route import Route, RouteFn
 from pipeline.rows import Row
-from pipeline.source import probe_video
-from pipeline.times import sample_times
 from pipeline.windows import spans
 
+ROUNDING = 1e-3
+"""Share of a sampling period by which key pictures may come later and still count as coming as often."""
 PTS_TOLERANCE_S = 0.0005
 """Two decodes of one frame may differ by rounding of its time; frames lie further apart than this."""
 
 
-def probe(config: WindowConfig, file: Row) -> Row:
+def probe(reader: Reader, file: Row) -> Row:
     """Probe one file (rows.FILE) and return the columns of rows.VIDEOS; an unusable file says why in its own row."""
     started = time.perf_counter()
     try:
-        facts = probe_video(file)
+        facts = reader.probe(file)
     except ProbeError as error:
         return {
             "status": error.status,
@@ -39,25 +40,11 @@ def probe(config: WindowConfig, file: Row) -> Row:
             "error_type": "ProbeError",
             "error_message": str(error),
         }
-    return {**facts, "num_windows": len(spans(facts["duration_s"], config))}
+    windows = spans(facts["duration_s"], reader.window, facts["key_times_s"])
+    return {**facts, "num_windows": len(windows), "probe_s": time.perf_counter() - started}
 
 
-def check_version(window: Row) -> None:
-    """Refuse a file that is no longer the one that was listed: its answers would stand under the old version.
-
-    Raises:
-        DecodeError: the file is gone, or its size or ETag (or mtime) has changed.
-    """
-    entry = store.find(window["uri"])
-    if entry is None:
-        msg = f"{window['uri']} was there when it was listed and is gone now; run again to leave it out"
-        raise DecodeError(msg)
-    if version(entry.size_bytes, entry.etag) != window["version"]:
-        msg = f"{window['uri']} has changed since it was listed; run again to answer on the new version"
-        raise DecodeError(msg)
-
-
-def sample_window(decode: DecodeFn, size: FrameSize, config: WindowConfig, window: Row) -> Row:
+def sample_window(reader: Reader, size: FrameSize, window: Row) -> Row:
     """Decode a window's sampled frames at the scorer's size.
 
     The picture shown when the window begins may have come up before; here it counts from the window's start, so
@@ -67,16 +54,42 @@ def sample_window(decode: DecodeFn, size: FrameSize, config: WindowConfig, windo
         DecodeError: not one of the frames can be decoded, or the file has changed since it was listed.
     """
     started = time.perf_counter()
-    check_version(window)
-    times_s = sample_times(window["start_s"], window["end_s"], config.sample_fps)
-    frames = decode(window["uri"], times_s, size)
+    policy = policy_for(reader.config, 1 / reader.window.sample_fps, window["key_gap_s"])
+    frames, origin = reader.sample(window, size, policy)
+    if not len(frames):
+        why = frames.samples[0].reason if frames.samples else "no picture was sampled"
+        msg = (
+            f"{window['uri']}: none of {len(frames.samples)} pictures between {window['start_s']:g} and"
+            f" {window['end_s']:g} s can be decoded ({why}); the file is damaged or ends earlier than it says"
+        )
+        raise DecodeError(msg)
+    pts_s_N = np.maximum(frames.pts_s_N, window["start_s"])
+    # a policy that is not exact may give two pictures from before the window; it keeps the first
+    kept_N = np.diff(pts_s_N, prepend=-1.0) > 0
+    data_NHWC, pts_s_N = (
+        (frames.data_NHWC, pts_s_N) if kept_N.all() else (frames.data_NHWC[kept_N], pts_s_N[kept_N])
+    )
+    place = dict(zip(frames.pts_s_N.tolist(), (np.cumsum(kept_N) - 1).tolist(), strict=True))
     return {
-        "frames_planned": len(times_s),
-        "pts_s": np.maximum(frames.pts_s_N, window["start_s"]).tolist(),
-        "novelty": novelty(frames.data_NHWC).tolist(),
-        "pixels": rows.pack(frames.data_NHWC),
+        "frames_planned": len(frames.samples),
+        "samples": [{**asdict(sample), "frame": place.get(sample.pts_s, -1)} for sample in frames.samples],
+        "pts_s": pts_s_N.tolist(),
+        "novelty": novelty(data_NHWC).tolist(),
+        "pixels": rows.pack(data_NHWC),
+        "read_bytes": origin.num_bytes,
+        "read_requests": origin.num_requests,
         "decode_s": time.perf_counter() - started,
     }
+
+
+def policy_for(config: DecodeConfig, period_s: float, key_gap_s: float) -> Policy:
+    """Return which picture may stand for a sampled time of one file.
+
+    `auto` takes key pictures where they are known to come at least as often as samples.
+    """
+    if config.policy != "auto":
+        return Policy(config.policy, config.near_s if config.policy == "near" else 0.0)
+    return Policy("keyframe" if 0 < key_gap_s <= period_s * (1 + ROUNDING) else "exact")
 
 
 def plan_window(
@@ -135,7 +148,7 @@ def _spend(
     )
 
 
-def fetch_evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
+def fetch_evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
     """Decode the frames that any plan spends tokens on, again, at the answerer's size.
 
     When they cannot be had, the plans that need them carry the reason; questions answered from relevance do not
@@ -143,7 +156,7 @@ def fetch_evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
     """
     started = time.perf_counter()
     try:
-        found = _evidence(decode, size, window)
+        found = _evidence(reader, size, window)
     except DecodeError as error:
         plans = [
             {**plan, "error_message": plan["error_message"] or str(error)} if any(plan["tokens"]) else plan
@@ -153,29 +166,30 @@ def fetch_evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
     return {**found, "evidence_s": time.perf_counter() - started}
 
 
-def _evidence(decode: DecodeFn, size: FrameSize, window: Row) -> Row:
-    """Return `evidence_index` and `evidence_pixels`.
+def _evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
+    """Return `evidence_index`, `evidence_pixels`, and what has been read for the window by now.
 
     Raises:
         DecodeError: a frame that could be decoded before cannot be decoded now, or the file has changed.
     """
-    pts_s_N = np.asarray(window["pts_s"])
     tokens_QN = np.asarray([plan["tokens"] for plan in window["plans"]])
     index = np.flatnonzero(tokens_QN.any(axis=0))
     if not len(index):
         return {"evidence_index": []}
-    check_version(window)
-    frames = decode(window["uri"], pts_s_N[index].tolist(), size)
-    found_s_N = np.maximum(frames.pts_s_N, window["start_s"])
-    if len(frames) != len(index) or np.abs(found_s_N - pts_s_N[index]).max() > PTS_TOLERANCE_S:
+    own_s = {sample["frame"]: sample["pts_s"] for sample in reversed(window["samples"])}
+    pts_s_N = np.asarray([own_s[frame] for frame in index.tolist()])
+    frames, origin = reader.look(window, pts_s_N.tolist(), size)
+    if len(frames) != len(index) or np.abs(frames.pts_s_N - pts_s_N).max() > PTS_TOLERANCE_S:
         msg = (
-            f"{window['uri']}: frames at {np.round(pts_s_N[index], 3).tolist()} s were sampled before, now"
-            f" {np.round(found_s_N, 3).tolist()} s were delivered; the file changed or cannot be re-read exactly"
+            f"{window['uri']}: frames at {np.round(pts_s_N, 3).tolist()} s were sampled before, now"
+            f" {np.round(frames.pts_s_N, 3).tolist()} s were delivered; it cannot be re-read exactly"
         )
         raise DecodeError(msg)
     return {
         "evidence_index": index.tolist(),
         "evidence_pixels": rows.pack(frames.data_NHWC),
+        "read_bytes": window["read_bytes"] + origin.num_bytes,
+        "read_requests": window["read_requests"] + origin.num_requests,
     }
 
 

@@ -237,12 +237,17 @@ def _head(uri: str) -> FileEntry:
     bucket, _, key = path.partition("/")
     try:
         head = fs.call_s3("head_object", Bucket=bucket, Key=key)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError) as error:
         # the answer to a HEAD has no body: what is wrong shows only in the answer to another request
         page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
-        if not page.get("Contents"):
-            raise
-        return FileEntry(uri, 0, "", misnamed(f"{uri}/"))
+        if page.get("Contents"):
+            return FileEntry(uri, 0, "", misnamed(f"{uri}/"))
+        if isinstance(error, PermissionError):
+            denied = (
+                "access denied: the credentials may list the bucket, not read this object; allow s3:GetObject"
+            )
+            return FileEntry(uri, 0, "", denied)
+        raise
     return FileEntry(uri, head["ContentLength"], head["ETag"].strip('"'))
 
 

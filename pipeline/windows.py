@@ -1,8 +1,9 @@
 """Cutting videos into windows: half-open spans that tile a video, with ids that never change between runs."""
 
 import hashlib
-import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,37 @@ from pipeline.config import WindowConfig
 from pipeline.queries import Query
 from pipeline.rows import Row
 
+SNAP = 0.2
+"""Share of a window's length by which its end may come earlier, to fall on a key picture."""
+
 Keys = npt.NDArray[np.uint64]
 
 
-def spans(duration_s: float, config: WindowConfig) -> list[tuple[float, float]]:
+def spans(
+    duration_s: float, config: WindowConfig, key_times_s: Sequence[float] = ()
+) -> list[tuple[float, float]]:
     """Return spans [start_s, end_s) that tile [0, duration_s).
 
-    A tail shorter than one sampling period would hold no frame of its own, so it joins the span before it:
-    700 s in windows of 300 s at 1 fps give (0, 300), (300, 600), (600, 700); 600.5 s give (0, 300), (300, 600.5).
+    A border goes back to the last key picture before it, where there is one within a fifth of a window: two windows
+    then never decode the same group of pictures. A tail shorter than one sampling period would hold no frame of its
+    own, so it joins the span before it: 700 s in windows of 300 s at 1 fps give (0, 300), (300, 600), (600, 700);
+    600.5 s give (0, 300), (300, 600.5); 700 s with key pictures every 8 s give (0, 296), (296, 592), (592, 700).
     """
-    count = max(1, math.ceil(duration_s / config.length_s))
-    if count > 1 and duration_s - (count - 1) * config.length_s < 1 / config.sample_fps:
-        count -= 1
-    starts = [index * config.length_s for index in range(count)]
-    return list(zip(starts, [*starts[1:], duration_s], strict=True))
+    borders = [0.0]
+    while borders[-1] + config.length_s < duration_s:
+        border = borders[-1] + config.length_s
+        index = bisect_right(key_times_s, border) - 1
+        if index >= 0 and key_times_s[index] > border - SNAP * config.length_s:
+            border = round(key_times_s[index], 6)
+        borders.append(border)
+    if len(borders) > 1 and duration_s - borders[-1] < 1 / config.sample_fps:
+        borders.pop()
+    return list(zip(borders, [*borders[1:], duration_s], strict=True))
+
+
+def key_gap_s(key_times_s: Sequence[float], duration_s: float) -> float:
+    """Return the longest time between key pictures of a video, its end included; 0 when they are not known."""
+    return max((after - before for before, after in pairwise([*key_times_s, duration_s])), default=0.0)
 
 
 def window_id(video_id: str, version: str, start_s: float, end_s: float) -> str:
@@ -71,7 +89,9 @@ def plan_windows(
     for video in videos:
         if video["error_type"] or not holds(found, key(video["video_id"], video["version"])):
             continue
-        for start_s, end_s in spans(video["duration_s"], config):
+        keys_s = video["key_times_s"]
+        gap_s = key_gap_s(keys_s, video["duration_s"])
+        for start_s, end_s in spans(video["duration_s"], config, keys_s):
             name = window_id(video["video_id"], video["version"], start_s, end_s)
             open_ids = [q.query_id for q in queries if not holds(answered, key(name, q.query_id))]
             if open_ids:
@@ -80,8 +100,11 @@ def plan_windows(
                     "video_id": video["video_id"],
                     "version": video["version"],
                     "uri": video["uri"],
+                    "size_bytes": video["size_bytes"],
+                    "etag": video["etag"],
                     "start_s": start_s,
                     "end_s": end_s,
+                    "key_gap_s": gap_s,
                     "query_ids": open_ids,
                     "write_frames": not holds(answered, key(name, "")),
                 }
