@@ -1,14 +1,16 @@
 """Every awkward and broken video that we can write, in one archive: what can be answered is, the rest says why."""
 
+import csv
 import os
 import re
 from pathlib import Path
 
 import pytest
 
-from pipeline import rows
+from pipeline import rows, store
 from tests import videos
 from tests.integration.results import comparable, read
+from tests.integration.s3_server import Bucket, free_port
 
 QUERIES = [
     {"query_id": "stripes", "kind": "find", "text": "a pattern of stripes"},
@@ -216,3 +218,97 @@ def _a_file_that_breaks_after_its_probe_fails_alone(out, reelsift, archive, ask)
         assert before[table] <= set(comparable(out, table)), f"{table}: old rows are never touched"
     [verdict] = [row for row in by_name(out, "verdicts")[victim.name] if row["query_id"] == "later"]
     assert (verdict["error_type"], verdict["num_failed_windows"]) == ("DecodeError", 2)
+
+
+def test_a_manifest_full_of_trouble(reelsift, ask, tmp_path):
+    """What a manifest names and nobody can have is a row like any broken file, and the others are answered."""
+    for name in ("good.mp4", "second, good.mp4"):
+        videos.write_video(tmp_path / name, options=videos.X264)
+    (tmp_path / "folder.mp4").mkdir()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    broken = ["gone.mp4", "folder.mp4", "pipe.mp4", "gs://bucket/x.mp4"]
+    named = ["good.mp4", *broken, "second, good.mp4", str(tmp_path / "good.mp4")]
+    manifest, out = tmp_path / "list.csv", tmp_path / "out"
+    with manifest.open("w", newline="") as file:
+        csv.writer(file).writerows([["uri"], *([name] for name in named)])
+    done = reelsift("answer", manifest, ask(*QUERIES), out, *SETTINGS)
+    assert done.code == 0, done.err
+    assert "1 rows name a file that a row before them names" in done.err
+    assert (done.json["videos"], done.json["failed_videos"]) == (6, 4)
+    found, verdicts = read(out, "videos"), by_name(out, "verdicts")
+    failed = {row["uri"].removeprefix(f"{tmp_path}/"): row for row in found if row["error_type"]}
+    assert failed.keys() == set(broken)
+    assert {row["status"] for row in failed.values()} == {"unreadable"}
+    for row in failed.values():
+        assert f"({manifest} names it)" in row["error_message"]
+        its = verdicts[Path(row["uri"]).name]
+        assert [(verdict["error_type"], verdict["error_message"]) for verdict in its] == [
+            ("ProbeError", row["error_message"])
+        ] * len(QUERIES)
+    (tmp_path / "gone.mp4").write_bytes((tmp_path / "good.mp4").read_bytes())
+    again = reelsift("answer", manifest, ask(*QUERIES), out, *SETTINGS)
+    assert again.code == 0, again.err
+    assert again.json["failed_videos"] == 3, "a file that came is answered"
+
+
+def test_nothing_at_all_can_be_read(reelsift, ask, tmp_path):
+    """The rows are kept, the exit code is 3, and stays so while nothing changes."""
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_text("not a video\n" * 99)
+    (folder / "c.mp4").symlink_to(folder / "nowhere")
+    for _ in range(2):
+        done = reelsift("answer", folder, ask(*QUERIES), out, *SETTINGS)
+        assert done.code == 3, done.err
+        assert f"not one of the 3 videos at {folder} can be read, most often (2)" in done.err
+        assert "the file is text, not a video" in done.err.splitlines()[-1]
+        assert "Traceback" not in done.err
+        assert done.json["failed_videos"] == 3
+    assert "nothing to do" in done.err
+    assert len(read(out, "videos")) == 3
+    assert len(read(out, "verdicts")) == 3 * len(QUERIES)
+    videos.write_video(folder / "good.mp4", options=videos.X264)
+    mended = reelsift("answer", folder, ask(*QUERIES), out, *SETTINGS)
+    assert mended.code == 0, mended.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("list.csv", b"path\na.mp4\n", "found the columns 'path', expected one called 'uri'"),
+        ("list.txt", b"# nothing yet\n", "names no video"),
+        ("clip.txt", b"\x00\x00\x00\x20ftypisom\xff\xfe", "rename it if it is a video"),
+        ("list.parquet", b"uri\n", "not a Parquet file"),
+    ],
+)
+def test_a_manifest_that_is_none(reelsift, ask, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    done = reelsift("answer", tmp_path / name, ask(*QUERIES), tmp_path / "out", RAY_ADDRESS="127.0.0.1:1")
+    assert done.code == 2, done.err
+    assert words in done.err
+    assert str(tmp_path / name) in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.needs_ceph
+def test_a_bucket_in_trouble(s3: Bucket, reelsift, ask, tmp_path):
+    """Each trouble has a line of its own and an exit code: 2 for the wrong place, 3 for one that cannot be asked."""
+    store.write_bytes(store.join(s3.uri, "pics", "a.jpg"), b"x")
+    store.write_bytes(store.join(s3.uri, "in", "a.mp4"), b"x")
+    silent = f"http://127.0.0.1:{free_port()}"
+    cases = [
+        ("s3://no-such-bucket-here/in", {}, 3, "no bucket 'no-such-bucket-here' at this endpoint"),
+        (f"{s3.uri}/nothing", {}, 2, "no object has a key that begins so"),
+        (f"{s3.uri}/pics", {}, 2, "looked at 1 other files"),
+        (f"{s3.uri}/in/*.mkv", {}, 2, "looked at 1 other files for a match"),
+        (f"{s3.uri}/in", {"AWS_ENDPOINT_URL": silent}, 3, "nothing answers at the endpoint"),
+        (f"{s3.uri}/in", {"AWS_SECRET_ACCESS_KEY": "wrong-and-private"}, 3, "AWS_SECRET_ACCESS_KEY"),
+        ("gs://bucket/in", {}, 2, "cannot read gs://"),
+    ]
+    for uri, environment, code, words in cases:
+        done = reelsift("answer", uri, ask(*QUERIES), tmp_path / "out", "--dry-run", **environment)
+        assert done.code == code, (uri, done.err)
+        assert words in done.err
+        assert len(done.err.splitlines()) == 1, done.err
+        assert "wrong-and-private" not in done.err
