@@ -117,10 +117,6 @@ def test_torchcodec_decodes(video, threads):
     assert run(body, imports=imports, fds=[video]) == "[0, 40, 149]"
 
 
-WARM_UP = "torch.nn.functional.interpolate(torch.zeros(1, 3, 8, 8), size=4, mode='bilinear', antialias=True)"
-"""Makes torch read /proc/cpuinfo, which it wants to see once."""
-
-
 def test_torch_and_numpy_compute_on_threads_of_their_own():
     body = """
         torch.set_num_threads(4)
@@ -132,7 +128,9 @@ def test_torch_and_numpy_compute_on_threads_of_their_own():
         square = np.ones((700, 700), np.float32) @ np.ones((700, 700), np.float32)
         print(small.shape[-1], bytes_.dtype, wide[0, 0].item(), square[0, 0])
     """
-    assert run(body, imports="import torch, numpy as np\n" + WARM_UP) == "64 torch.uint8 700.0 700.0"
+    # torch wants to see /proc/cpuinfo once
+    once = "torch.nn.functional.interpolate(torch.zeros(1, 3, 8, 8), size=4, mode='bilinear', antialias=True)"
+    assert run(body, imports=f"import torch, numpy as np\n{once}") == "64 torch.uint8 700.0 700.0"
 
 
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
@@ -305,17 +303,11 @@ def test_it_may_signal_itself():
 def test_errors_are_shown_as_ever():
     body = """
         try:
-            1 / 0
-        except ZeroDivisionError:
-            print(traceback.format_exc())
-        try:
             import nothing_of_this_name
-        except ImportError as error:
-            print(error)
+        except ImportError:
+            print(traceback.format_exc())
     """
-    shown = run(body)
-    assert "ZeroDivisionError: division by zero" in shown
-    assert "No module named 'nothing_of_this_name'" in shown
+    assert "ModuleNotFoundError: No module named 'nothing_of_this_name'" in run(body)
 
 
 def test_limits_are_set_and_never_raised():
