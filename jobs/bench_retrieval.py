@@ -208,19 +208,21 @@ def _measure_videos(
     args: Arguments, labels: Sequence[Label], scorer: Any, size: Any
 ) -> tuple[list[Result], float]:
     """Return one result per label, and the mean CPU seconds that scoring one frame took."""
-    from pipeline.config import DecodeConfig
-    from pipeline.decode import DECODERS
+    from pipeline.config import DecodeConfig, WindowConfig
+    from pipeline.isolation import Reader
+    from pipeline.listing import list_videos
     from pipeline.smooth import smooth
     from pipeline.times import sample_times
 
-    decode = DECODERS[DecodeConfig().decoder]
+    reader = Reader(DecodeConfig(), WindowConfig())
     paths = {name: _find(args.media, name) for name in dict.fromkeys(label.file for label in labels)}
     results: list[Result] = []
     cpu_s, num_frames = 0.0, 0
     for name, path in paths.items():
         asked = [label for label in labels if label.file == name]
         times_s = sample_times(0.0, _duration_s(path), args.sample_fps)
-        frames = decode(str(path), times_s, size)
+        [file] = list_videos(str(path))
+        frames, _ = reader.look(file, times_s, size)
         started = time.process_time()
         embedding_NE = scorer.embed_frames(frames.data_NHWC)
         cpu_s, num_frames = cpu_s + time.process_time() - started, num_frames + len(frames)

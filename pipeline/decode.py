@@ -41,6 +41,7 @@ TICK = 1e-4
 """Share of a tick that float arithmetic on times may lose."""
 LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""
+ENDED = "the pictures end earlier"
 UNTIMED = "the file keeps no presentation times, pictures may be up to 3 frames late"
 SILENT = ("matroska", "mpegts", "flv", "mpeg")
 """Containers whose demuxer passes over a hole without a word: it looks like a picture that stands still."""
@@ -139,7 +140,7 @@ def _find(
             if policy.kind == "keyframe":
                 way = _decode_keys(video, span, painter)
             else:
-                way = _decode_planned(video, span, painter, round(policy.near_s / video.tick_s))
+                way = _decode_planned(video, span, painter, math.floor(policy.near_s / video.tick_s))
             for found in way:
                 num_done += 1
                 yield found
@@ -194,13 +195,17 @@ class Delivery:
         while self._waiting and ((choice := self._waiting[0][1]) is None or choice.pts in self._arrived):
             time, _ = self._waiting.popleft()
             if choice is None:
-                yield _missing("the pictures end earlier")
+                yield _missing(ENDED)
             else:
                 for pts in [pts for pts in self._arrived if pts < choice.pts]:
                     del self._arrived[pts]
                 picture_HWC, is_key = self._arrived[choice.pts]
                 off_s = (choice.pts - choice.exact) * self._video.tick_s
-                yield _found(self._video, time - choice.exact, choice.pts, off_s, picture_HWC, is_key)
+                age = time - choice.exact
+                sample = _sample(self._video, age, choice.pts, off_s, is_key)
+                if choice.is_last and age * self._video.tick_s > frame_s(self._video.stream):
+                    sample = replace(sample, quality="stale", reason=ENDED)
+                yield sample, picture_HWC, choice.pts
 
 
 def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near: int) -> Iterator[Found]:
@@ -244,7 +249,7 @@ def _decode_keys(video: Video, wanted: Sequence[int], painter: Painter) -> Itera
                 if frame is None:
                     return
                 latest, picture_HWC = packet.pts, painter.paint(frame)
-            yield _found(video, 0, latest, (latest - time) * video.tick_s, picture_HWC, is_key=True)
+            yield _sample(video, 0, latest, (latest - time) * video.tick_s, is_key=True), picture_HWC, latest
     except av.error.FFmpegError:
         return
     finally:
@@ -298,7 +303,7 @@ def _decode_all(video: Video, wanted: Sequence[int], painter: Painter) -> Iterat
         while following is not None and _pts(following) <= time:
             shown = following
             following, is_after_loss = next(pictures, (None, False))
-        why = troubles[-1] if troubles else "the pictures end earlier"
+        why = troubles[-1] if troubles else ENDED
         if shown is None:
             frame, age = following, -_pts(following) + time if following else 0
             why = "the pictures begin later"
@@ -310,21 +315,17 @@ def _decode_all(video: Video, wanted: Sequence[int], painter: Painter) -> Iterat
             continue
         if painted[0] != frame.pts:
             painted = frame.pts, painter.paint(frame)
-        sample, picture, pts = _found(video, age, _pts(frame), 0.0, painted[1], is_key=frame.key_frame)
+        sample = _sample(video, age, _pts(frame), 0.0, is_key=frame.key_frame)
         if not is_known and sample.quality == "ok" and abs(age) * video.tick_s > frame_s(video.stream):
             sample = replace(sample, quality="stale", reason=why)
-        yield sample, picture, pts
+        yield sample, painted[1], _pts(frame)
 
 
-def _found(
-    video: Video, age: int, pts: int, off_s: float, picture_HWC: npt.NDArray[np.uint8] | None, is_key: bool
-) -> Found:
+def _sample(video: Video, age: int, pts: int, off_s: float, is_key: bool) -> Sample:
     """Return a sample for a picture `age` ticks old; a very old one is stale where holes go unnoticed."""
     age_s = age * video.tick_s
-    is_old = age_s > max(HOLD_S, 10 * frame_s(video.stream)) and video.container.format.name.startswith(
-        SILENT
-    )
-    sample = Sample(
+    is_old = age_s > max(HOLD_S, 10 * frame_s(video.stream)) and video.container.format.name.startswith(SILENT)
+    return Sample(
         wanted_s=0.0,
         pts_s=(pts - video.start) * video.tick_s,
         off_s=off_s,
@@ -332,7 +333,6 @@ def _found(
         quality="stale" if is_old else "ok",
         reason=f"no newer picture for {age_s:.1f} s: a still picture or a hole in the file" if is_old else "",
     )
-    return sample, picture_HWC, pts
 
 
 def _missing(reason: str) -> Found:

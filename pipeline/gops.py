@@ -45,6 +45,8 @@ class Choice(NamedTuple):
     pts: int
     exact: int
     """Presentation time of the picture shown at the wanted time."""
+    is_last: bool
+    """No picture comes after the exact one."""
 
 
 def plan(
@@ -82,11 +84,12 @@ def plan(
             if index < 0:
                 raise UnplannableError
             exact = known[index]
-            if border is None and index == len(known) - 1 and wanted[place] > exact + stale_after:
+            is_last = border is None and index == len(known) - 1
+            if is_last and wanted[place] > exact + stale_after:
                 chosen.append((wanted[place], None))
             else:
                 latest = _cheapest(known, exact, max(latest, exact - near), exact + near, depth, border)
-                found = (wanted[place], Choice(latest, exact))
+                found = (wanted[place], Choice(latest, exact, is_last))
                 (chosen if latest in depth else carried).append(found)
             place += 1
         is_open = any(choice is not None and choice.pts in leading for _, choice in carried)

@@ -136,7 +136,7 @@ def open_video(file: BinaryIO, name: str, error: type[RowError]) -> Generator[Vi
     try:
         try:
             video = Video(file, name)
-        except av.error.FFmpegError as found:
+        except (av.error.FFmpegError, OSError) as found:  # a damaged header makes libav seek before byte 0
             msg = f"{name}: {_explain(file)} ({reason(found)})"
             raise error(msg) from found
         try:
@@ -198,7 +198,7 @@ def _contents(streams: Iterable[Stream]) -> str:
     return "only " + " and ".join(dict.fromkeys(kinds)) if kinds else "no streams at all"
 
 
-def reason(error: av.error.FFmpegError) -> str:
+def reason(error: av.error.FFmpegError | OSError) -> str:
     """Return what libav says, in a few words."""
     return f"{type(error).__name__}: {error.strerror}"
 

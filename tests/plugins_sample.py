@@ -1,23 +1,31 @@
 """Plug-ins as somebody else's package would bring them, named by import path; each leaves a mark in the results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from actors.models import ScorerEntry, ScorerFacts
 from pipeline import reduce
-from pipeline.decode import decode_pyav
-from pipeline.frames import Frames, FrameSize
+from pipeline.decode import open_pyav
+from pipeline.frames import FrameSize, LookFn, Policy, Shot
 from pipeline.route import Route
 from pipeline.rows import Row
 from pipeline.tokens import VisualTokens, take
 
 
-def white_frames(uri: str, times_s: Sequence[float], size: FrameSize) -> Frames:
-    """Return the frames at their right times, all white."""
-    frames = decode_pyav(uri, times_s, size)
-    return Frames(np.full_like(frames.data_NHWC, 255), frames.pts_s_N)
+@contextmanager
+def white_frames(file: BinaryIO, name: str) -> Iterator[LookFn]:
+    """Give the frames at their right times, all white."""
+    with open_pyav(file, name) as look:
+
+        def look_white(times_s: Sequence[float], size: FrameSize, policy: Policy) -> Iterator[Shot]:
+            for sample, picture_HWC in look(times_s, size, policy):
+                yield sample, None if picture_HWC is None else np.full_like(picture_HWC, 255)
+
+        yield look_white
 
 
 def always_global(text: str, kind: str) -> Route:

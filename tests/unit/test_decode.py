@@ -3,12 +3,13 @@ import random
 import numpy as np
 import pytest
 
-from pipeline import decode, media
-from pipeline.decode import DECODERS, decode_pyav, novelty
-from pipeline.errors import DecodeError, StoreError
-from pipeline.frames import FrameSize
+from pipeline import decode as decoding
+from pipeline.decode import DECODERS, novelty, open_pyav
+from pipeline.errors import DecodeError
+from pipeline.frames import FrameSize, Policy
 from pipeline.media import fitted_size
 from tests import videos
+from tests.decoding import decode
 
 SIZE = FrameSize(96, 160)
 
@@ -19,7 +20,7 @@ def shown_at(numbers: list[int], number: int, fps: int = 30) -> float:
 
 
 def decoded_numbers(uri, times_s, size=SIZE) -> list[int]:
-    return [videos.number(data_HWC) for data_HWC in decode_pyav(str(uri), times_s, size).data_NHWC]
+    return [videos.number(data_HWC) for data_HWC in decode(uri, times_s, size).data_NHWC]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,7 @@ def half_minute(tmp_path_factory):
 def path_taken(request, monkeypatch):
     """Force one of the two ways to a picture, so that neither hides behind the other."""
     if request.param == "everything decoded":
-        monkeypatch.setattr(decode, "_decode_planned", lambda *_: False)
+        monkeypatch.setattr(decoding, "_decode_planned", lambda *_: iter(()))
 
 
 class TestIntact:
@@ -64,7 +65,7 @@ class TestIntact:
     @pytest.mark.parametrize("kind", videos.INTACT)
     def test_every_picture_is_the_one_shown_then(self, intact, kind):
         path, numbers = intact(kind)
-        frames = decode_pyav(str(path), [shown_at(numbers, k) for k in numbers], SIZE)
+        frames = decode(path, [shown_at(numbers, k) for k in numbers], SIZE)
         assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == numbers
         shown_s_N = (np.asarray(numbers) - numbers[0]) / 30
         np.testing.assert_allclose(frames.pts_s_N, shown_s_N, atol=1e-3)  # mkv and flv round to milliseconds
@@ -82,8 +83,8 @@ class TestIntact:
     def test_a_delivered_time_leads_back_to_the_same_picture(self, intact, kind):
         path, numbers = intact(kind)
         times_s = [shown_at(numbers, k) for k in numbers[::13]]
-        frames = decode_pyav(str(path), times_s, SIZE)
-        again = decode_pyav(str(path), frames.pts_s_N.tolist(), SIZE)
+        frames = decode(path, times_s, SIZE)
+        again = decode(path, frames.pts_s_N.tolist(), SIZE)
         np.testing.assert_array_equal(again.pts_s_N, frames.pts_s_N)
         np.testing.assert_array_equal(again.data_NHWC, frames.data_NHWC)
 
@@ -91,7 +92,7 @@ class TestIntact:
         "kind", ["h264.mp4", "open groups.mp4", "hevc open groups.mp4", "vp9.webm", "h264.ts"]
     )
     def test_the_plan_is_enough_for_well_formed_streams(self, intact, monkeypatch, kind):
-        monkeypatch.setattr(decode, "_decode_all", None)
+        monkeypatch.setattr(decoding, "_decode_all", None)
         path, numbers = intact(kind)
         wanted = numbers[7::30]
         assert decoded_numbers(path, [shown_at(numbers, k) for k in wanted]) == wanted
@@ -129,19 +130,61 @@ class TestTimes:
         assert decoded_numbers(path, [4.5, 5.5]) == [135, 149]
         assert decoded_numbers(path, [4.5, 6.5]) == [135]
 
-    def test_times_past_the_end_alone_are_an_error_that_says_where(self, intact):
+    @pytest.mark.usefixtures("path_taken")
+    def test_times_past_the_end_are_missing_and_say_why(self, intact):
         path, _ = intact("h264.mp4")
-        with pytest.raises(DecodeError, match=rf"{path.name}: none of 2 pictures between 60 and 61 s"):
-            decode_pyav(str(path), [60.0, 61.0], SIZE)
+        frames = decode(path, [60.0, 61.0], SIZE)
+        assert len(frames) == 0
+        assert [(s.wanted_s, s.quality, s.reason) for s in frames.samples] == [
+            (60.0, "missing", "the pictures end earlier"),
+            (61.0, "missing", "the pictures end earlier"),
+        ]
 
     def test_no_times_give_no_pictures(self, intact):
         path, _ = intact("h264.mp4")
-        assert len(decode_pyav(str(path), [], SIZE)) == 0
+        assert len(decode(path, [], SIZE)) == 0
 
     @pytest.mark.usefixtures("path_taken")
     def test_a_long_still_of_an_intact_video_is_not_stale(self, tmp_path):
         path = videos.write_video(tmp_path / "slides.mp4", numbers=[0, 90, 100], options=videos.X264)
         assert decoded_numbers(path, [2.9, 3.2]) == [0, 90]
+
+
+class TestQuality:
+    @pytest.mark.usefixtures("path_taken")
+    def test_a_sample_says_what_came_of_its_time(self, intact):
+        path, _ = intact("h264.mp4")
+        samples = decode(path, [0.0, 1.51, 1.52, 5.5, 8.0], SIZE).samples
+        assert [sample.wanted_s for sample in samples] == [0.0, 1.51, 1.52, 5.5, 8.0]
+        assert [sample.pts_s for sample in samples[:4]] == pytest.approx([0, 1.5, 1.5, 149 / 30], abs=1e-4)
+        assert [sample.is_key for sample in samples] == [True, False, False, False, False]
+        assert [sample.quality for sample in samples] == ["ok", "ok", "ok", "stale", "missing"]
+        assert [bool(sample.reason) for sample in samples] == [False, False, False, True, True]
+        assert {sample.off_s for sample in samples} == {0.0}
+
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    @pytest.mark.parametrize("near_s", [0.05, 0.4])
+    def test_near_is_never_further_off_than_it_says_and_may(self, intact, kind, near_s):
+        path, numbers = intact(kind)
+        times_s = [shown_at(numbers, k) for k in numbers]
+        frames = decode(path, times_s, SIZE, Policy("near", near_s))
+        shown = {pts: videos.number(data) for pts, data in zip(frames.pts_s_N, frames.data_NHWC, strict=True)}
+        for k, sample in zip(numbers, frames.samples, strict=True):
+            assert sample.quality == "ok"
+            assert abs(sample.off_s) <= near_s + 1e-3
+            assert (shown[sample.pts_s] - k) / 30 == pytest.approx(sample.off_s, abs=2e-3)
+
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    def test_keyframe_gives_pictures_at_the_times_they_say(self, intact, kind):
+        path, numbers = intact(kind)
+        frames = decode(path, [shown_at(numbers, k) for k in numbers], SIZE, Policy("keyframe"))
+        found = [videos.number(data_HWC) for data_HWC in frames.data_NHWC]
+        shown_s_N = (np.asarray(found) - numbers[0]) / 30
+        np.testing.assert_allclose(frames.pts_s_N, shown_s_N, atol=2e-3)
+        assert all(sample.pts_s <= sample.wanted_s for sample in frames.samples)
+        if kind == "h264.mp4":
+            assert found[:4] == [0, 30, 60, 90]
+            assert all(sample.is_key for sample in frames.samples[:100])
 
 
 class TestSize:
@@ -159,7 +202,7 @@ class TestSize:
         path, _ = intact("odd size.mp4")
         if size.width_px == 448 and size.height_px == 448:
             expected = (252, 448)
-        frames = decode_pyav(str(path), [1.0, 1.5], size)
+        frames = decode(path, [1.0, 1.5], size)
         assert frames.data_NHWC.shape == (2, *expected, 3)
         assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == [30, 45]
 
@@ -170,7 +213,7 @@ class TestSize:
     @pytest.mark.parametrize("turned_deg", [90, 180, -90])
     def test_pictures_come_upright(self, tmp_path, turned_deg):
         path = videos.write_video(tmp_path / "a.mp4", rotation_deg=turned_deg, options=videos.X264)
-        [shown_HWC] = decode_pyav(str(path), [1.01], FrameSize(500, 500, "inside")).data_NHWC
+        [shown_HWC] = decode(path, [1.01], FrameSize(500, 500, "inside")).data_NHWC
         stored_HWC = np.rot90(shown_HWC, -turned_deg // 90)  # the display matrix turns counter-clockwise
         assert stored_HWC.shape == (96, 160, 3)
         assert videos.number(stored_HWC) == 30
@@ -179,7 +222,7 @@ class TestSize:
         orange = np.broadcast_to(np.asarray([230, 120, 20], np.uint8), (96, 160, 3))
         monkeypatch.setattr(videos, "picture", lambda *_: np.ascontiguousarray(orange))
         path = videos.write_video(tmp_path / "orange.mp4", numbers=[0], options=videos.X264)
-        [data_HWC] = decode_pyav(str(path), [0.0], SIZE).data_NHWC
+        [data_HWC] = decode(path, [0.0], SIZE).data_NHWC
         np.testing.assert_allclose(data_HWC.mean(axis=(0, 1)), [230, 120, 20], atol=5)
 
 
@@ -188,19 +231,19 @@ class TestBroken:
     @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
     def test_a_cut_file_gives_what_is_left_and_nothing_else(self, half_minute, tmp_path, suffix):
         path = videos.cut(half_minute(suffix), tmp_path / f"cut.{suffix}", 0.6)
-        found = decode_pyav(str(path), [k + 0.01 for k in range(30)], SIZE)
+        found = decode(path, [k + 0.01 for k in range(30)], SIZE)
         numbers = [videos.number(data_HWC) for data_HWC in found.data_NHWC]
         np.testing.assert_allclose(np.asarray(numbers) / 30, found.pts_s_N, atol=1e-3)
         assert numbers[:15] == [30 * k for k in range(15)]
         assert found.pts_s_N[-1] < 20
-        with pytest.raises(DecodeError, match="ends earlier than it says"):
-            decode_pyav(str(path), [25.0], SIZE)
+        assert [sample.quality for sample in found.samples[20:]] == ["missing"] * 10
+        assert [sample.quality for sample in decode(path, [25.0], SIZE).samples] == ["missing"]
 
     @pytest.mark.usefixtures("path_taken")
     @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
     def test_no_wrong_picture_comes_out_of_damage(self, half_minute, tmp_path, suffix):
         path = videos.damage(half_minute(suffix), tmp_path / f"damaged.{suffix}", 0.5, 0.05)
-        found = decode_pyav(str(path), [k / 5 + 0.01 for k in range(150)], SIZE)
+        found = decode(path, [k / 5 + 0.01 for k in range(150)], SIZE)
         numbers = [videos.number(data_HWC) for data_HWC in found.data_NHWC]
         np.testing.assert_allclose(np.asarray(numbers) / 30, found.pts_s_N, atol=1e-3)
         assert 130 <= len(numbers) < 150
@@ -217,51 +260,12 @@ class TestBroken:
     def test_a_file_that_is_no_video_says_so(self, tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DecodeError, match=rf"{name}: .*{message}"):
-            decode_pyav(str(tmp_path / name), [0.0], SIZE)
-
-    def test_a_missing_file_says_so(self, tmp_path):
-        with pytest.raises(DecodeError, match=r"gone\.mp4.*No such file"):
-            decode_pyav(str(tmp_path / "gone.mp4"), [0.0], SIZE)
+            decode(tmp_path / name, [0.0], SIZE)
 
     def test_sound_alone_says_so(self, tmp_path):
         path = videos.write_audio(tmp_path / "sound.mp4")
         with pytest.raises(DecodeError, match="no video stream, the file holds only audio"):
-            decode_pyav(str(path), [0.0], SIZE)
-
-
-class Bucket:
-    """A store of one object, as much of one as media.py asks for."""
-
-    def __init__(self, data: bytes, *, lost_bytes: int = 0) -> None:
-        self.data, self.lost_bytes, self.num_opened = data, lost_bytes, 0
-
-    def info(self, _path):
-        return {"size": len(self.data)}
-
-    def cat_file(self, _path):
-        return self.data[: len(self.data) - self.lost_bytes]
-
-    def open(self, _path, _mode, **_options):
-        self.num_opened += 1
-        return media.io.BytesIO(self.cat_file(_path))
-
-
-class TestBucket:
-    @pytest.fixture(params=["whole", "read-ahead"])
-    def bucket(self, intact, monkeypatch, request):
-        made = Bucket(intact("h264.mkv")[0].read_bytes())
-        monkeypatch.setattr(media, "open_fs", lambda uri: (made, uri))
-        monkeypatch.setattr(media, "WHOLE_BYTES", 10**9 if request.param == "whole" else 100)
-        return made
-
-    @pytest.mark.usefixtures("path_taken", "bucket")
-    def test_objects_are_decoded_like_files(self):
-        assert decoded_numbers("s3://bucket/a.mkv", [0.01, 2.01]) == [0, 60]
-
-    def test_a_short_read_stops_the_run(self, bucket):
-        bucket.lost_bytes = 2000
-        with pytest.raises(StoreError, match="short read"):
-            decode_pyav("s3://bucket/a.mkv", [k / 5 for k in range(25)], SIZE)
+            decode(path, [0.0], SIZE)
 
 
 def test_novelty_is_the_luma_change_since_the_frame_before():
@@ -275,4 +279,4 @@ def test_novelty_is_the_luma_change_since_the_frame_before():
 
 
 def test_the_default_decoder_is_in_the_table():
-    assert DECODERS["pyav"] is decode_pyav
+    assert DECODERS["pyav"] is open_pyav

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline import rows, stages, store
-from pipeline.config import WindowConfig
-from pipeline.decode import decode_pyav
+from pipeline import rows, stages
+from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize
-from pipeline.listing import version
+from pipeline.isolation import Reader
+from pipeline.listing import list_videos
 from tests import videos
 
 SIZE = FrameSize(96, 160)
+READER = Reader(DecodeConfig(), WindowConfig())
 
 
 @pytest.fixture
@@ -20,15 +21,16 @@ def slides(tmp_path):
     return videos.write_video(tmp_path / "a.mp4", numbers=[0, 210, 240, 270], b_frames=0, options=videos.X264)
 
 
-def seen(path) -> str:
-    """The version that listing gives a file."""
-    [entry] = store.list_files(str(path))
-    return version(entry.size_bytes, entry.etag)
+def seen(path) -> dict:
+    """The file as it is listed."""
+    [file] = list_videos(str(path))
+    return file
 
 
-def sample(path, start_s: float, end_s: float) -> dict:
-    window = {"uri": str(path), "start_s": start_s, "end_s": end_s, "version": seen(path)}
-    return {**window, **stages.sample_window(decode_pyav, SIZE, WindowConfig(sample_fps=2), window)}
+def sample(path, start_s: float, end_s: float, decode: DecodeConfig | None = None) -> dict:
+    window = {**seen(path), "start_s": start_s, "end_s": end_s, "key_gap_s": 1.0}
+    reader = Reader(decode or DecodeConfig(), WindowConfig(sample_fps=2))
+    return {**window, **stages.sample_window(reader, SIZE, window)}
 
 
 @pytest.mark.parametrize(
@@ -43,26 +45,26 @@ def test_a_standing_picture_counts_from_the_windows_start(slides, start_s, end_s
 
 def test_evidence_is_the_frames_that_were_sampled(slides):
     window = sample(slides, 4, 8)
-    evidence = stages.fetch_evidence(decode_pyav, SIZE, {**window, "plans": [{"tokens": [4, 0]}]})
+    evidence = stages.fetch_evidence(READER, SIZE, {**window, "plans": [{"tokens": [4, 0]}]})
     assert evidence["evidence_index"] == [0]
     assert np.array_equal(rows.unpack(evidence["evidence_pixels"])[0], rows.unpack(window["pixels"])[0])
 
 
 def test_a_file_that_changed_or_went_is_not_answered_under_its_old_version(slides):
-    window = {"uri": str(slides), "start_s": 0, "end_s": 4, "version": seen(slides)}
+    window = {**seen(slides), "start_s": 0, "end_s": 4, "key_gap_s": 0.0}
     videos.write_video(slides, options=videos.X264)
     with pytest.raises(DecodeError, match="has changed since it was listed"):
-        stages.sample_window(decode_pyav, SIZE, WindowConfig(), window)
+        stages.sample_window(READER, SIZE, window)
     slides.unlink()
     with pytest.raises(DecodeError, match="is gone now"):
-        stages.sample_window(decode_pyav, SIZE, WindowConfig(), window)
+        stages.sample_window(READER, SIZE, window)
 
 
 def test_only_the_plans_that_need_evidence_suffer_when_it_cannot_be_had(slides):
     window = sample(slides, 4, 8)
     videos.write_video(slides, options=videos.X264)  # 5 s
     plans = [{"tokens": [4, 4], "error_message": ""}, {"tokens": [0, 0], "error_message": ""}]
-    found = stages.fetch_evidence(decode_pyav, SIZE, {**window, "plans": plans})
+    found = stages.fetch_evidence(READER, SIZE, {**window, "plans": plans})
     assert found["evidence_index"] == []
     assert "has changed since it was listed" in found["plans"][0]["error_message"]
     assert found["plans"][1]["error_message"] == ""
@@ -71,7 +73,36 @@ def test_only_the_plans_that_need_evidence_suffer_when_it_cannot_be_had(slides):
 def test_other_frames_than_those_sampled_are_no_evidence(slides):
     window = sample(slides, 4, 8)
     videos.write_video(slides, options=videos.X264)  # 5 s
-    window = {**window, "version": seen(slides), "plans": [{"tokens": [4, 4], "error_message": ""}]}
-    found = stages.fetch_evidence(decode_pyav, SIZE, window)
-    words = "frames at [4.0, 7.0] s were sampled before, now [4.0] s were delivered"
+    window = {**window, **seen(slides), "plans": [{"tokens": [4, 4], "error_message": ""}]}
+    found = stages.fetch_evidence(READER, SIZE, window)
+    words = "frames at [0.0, 7.0] s were sampled before, now [0.0] s were delivered"
     assert words in found["plans"][0]["error_message"]
+
+
+def test_what_came_of_every_sampled_time_is_kept(slides):
+    window = sample(slides, 4, 8)
+    assert window["frames_planned"] == 8
+    assert [item["frame"] for item in window["samples"]] == [0] * 6 + [1] * 2
+    assert [item["pts_s"] for item in window["samples"]] == pytest.approx([0.0] * 6 + [7.0] * 2)
+    assert {item["quality"] for item in window["samples"]} == {"ok"}
+
+
+def test_a_window_without_a_picture_fails_with_the_reason(slides):
+    with pytest.raises(DecodeError, match=r"none of 8 pictures between 60 and 64 s.*the pictures end earlier"):
+        sample(slides, 60, 64)
+
+
+@pytest.mark.parametrize(
+    ("policy", "period_s", "key_gap_s", "expected"),
+    [
+        ("auto", 1.0, 1.0, "keyframe"),
+        ("auto", 1.0, 1.1, "exact"),
+        ("auto", 1.0, 0.0, "exact"),  # not known
+        ("near", 1.0, 0.5, "near"),
+        ("exact", 1.0, 0.5, "exact"),
+    ],
+)
+def test_auto_takes_key_pictures_where_they_come_as_often_as_samples(policy, period_s, key_gap_s, expected):
+    chosen = stages.policy_for(DecodeConfig(policy=policy, near_s=0.2), period_s, key_gap_s)
+    assert chosen.kind == expected
+    assert chosen.near_s == (0.2 if expected == "near" else 0.0)
