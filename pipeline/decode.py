@@ -31,20 +31,26 @@ from pipeline.errors import DecodeError
 from pipeline.frames import Decoder, FrameSize, LookFn, Policy, Sample, Shot
 from pipeline.gops import Choice
 from pipeline.media import Video, fitted_size, frame_s, ignore_other_streams, open_video, shown_size, turn_deg
-from pipeline.pictures import SEEK_S, VideoPacket, packets_from, pictures_from
+from pipeline.pictures import (
+    SEEK_S,
+    Picture,
+    VideoPacket,
+    longest,
+    packets_from,
+    pictures_from,
+    whole_packets_from,
+)
 
 STALE_S = 1.0
 """A picture stands for at most this long (or two frame durations) past the stream's end or into damage."""
-HOLD_S = 2.0
-"""Longest time a picture is shown in a container that does not say how long pictures are shown (or 10 frames)."""
 TICK = 1e-4
 """Share of a tick that float arithmetic on times may lose."""
 LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""
 ENDED = "the pictures end earlier"
 UNTIMED = "the file keeps no presentation times, pictures may be up to 3 frames late"
-SILENT = ("matroska", "mpegts", "flv", "mpeg")
-"""Containers whose demuxer passes over a hole without a word: it looks like a picture that stands still."""
+EARLY = "the pictures begin later"
+AFTER_GAP = "follows a gap, after which pictures may be damaged until the next key picture"
 
 
 @contextmanager
@@ -202,10 +208,8 @@ class Delivery:
                 picture_HWC, is_key = self._arrived[choice.pts]
                 off_s = (choice.pts - choice.exact) * self._video.tick_s
                 age = time - choice.exact
-                sample = _sample(self._video, age, choice.pts, off_s, is_key)
-                if choice.is_last and age * self._video.tick_s > frame_s(self._video.stream):
-                    sample = replace(sample, quality="stale", reason=ENDED)
-                yield sample, picture_HWC, choice.pts
+                reason = _doubt(self._video, age, choice.exact, choice.until, choice.follows_gap)
+                yield _sample(self._video, choice.pts, off_s, is_key, reason), picture_HWC, choice.pts
 
 
 def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near: int) -> Iterator[Found]:
@@ -216,7 +220,9 @@ def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near:
     delivery = Delivery(video, painter)
     is_running = False
     try:
-        for step in gops.plan(packets_from(video, wanted[0]), wanted, _stale(video), near):
+        for step in gops.plan(
+            whole_packets_from(video, wanted[0]), wanted, _stale(video), near, longest(video)
+        ):
             if is_running and not step.follows_on:
                 yield from delivery.take(context.decode(None))
                 context.flush_buffers()
@@ -249,7 +255,7 @@ def _decode_keys(video: Video, wanted: Sequence[int], painter: Painter) -> Itera
                 if frame is None:
                     return
                 latest, picture_HWC = packet.pts, painter.paint(frame)
-            yield _sample(video, 0, latest, (latest - time) * video.tick_s, is_key=True), picture_HWC, latest
+            yield _sample(video, latest, (latest - time) * video.tick_s, is_key=True), picture_HWC, latest
     except av.error.FFmpegError:
         return
     finally:
@@ -296,42 +302,59 @@ def _decode_all(video: Video, wanted: Sequence[int], painter: Painter) -> Iterat
     """Yield what is found for the wanted times of a span, decoding everything from a key picture on."""
     troubles: list[str] = []
     pictures = pictures_from(video, wanted[0], troubles)
-    following, is_after_loss = next(pictures, (None, False))
-    shown: VideoFrame | None = None
+    shown: Picture | None = None
+    following = next(pictures, None)
     painted: tuple[int | None, npt.NDArray[np.uint8] | None] = None, None
     for time in wanted:
-        while following is not None and _pts(following) <= time:
-            shown = following
-            following, is_after_loss = next(pictures, (None, False))
+        while following is not None and following.pts <= time:
+            shown, following = following, next(pictures, None)
         why = troubles[-1] if troubles else ENDED
         if shown is None:
-            frame, age = following, -_pts(following) + time if following else 0
-            why = "the pictures begin later"
+            found, reason = following, EARLY
+            is_known = False
         else:
-            frame, age = shown, time - _pts(shown)
-        is_known = shown is not None and following is not None and not is_after_loss
-        if frame is None or (not is_known and abs(age) > _stale(video)):
-            yield _missing(why)
+            found, is_known = shown, following is not None and not following.is_after_loss
+            until = following.pts if following and is_known else None
+            reason = _doubt(video, time - shown.pts, shown.pts, until, shown.follows_gap, why)
+        if found is None or (not is_known and abs(time - found.pts) > _stale(video)):
+            yield _missing(why if shown else reason)
             continue
-        if painted[0] != frame.pts:
-            painted = frame.pts, painter.paint(frame)
-        sample = _sample(video, age, _pts(frame), 0.0, is_key=frame.key_frame)
-        if not is_known and sample.quality == "ok" and abs(age) * video.tick_s > frame_s(video.stream):
-            sample = replace(sample, quality="stale", reason=why)
-        yield sample, painted[1], _pts(frame)
+        if painted[0] != found.pts:
+            painted = found.pts, painter.paint(found.frame)
+        yield _sample(video, found.pts, 0.0, found.frame.key_frame, reason), painted[1], found.pts
 
 
-def _sample(video: Video, age: int, pts: int, off_s: float, is_key: bool) -> Sample:
-    """Return a sample for a picture `age` ticks old; a very old one is stale where holes go unnoticed."""
-    age_s = age * video.tick_s
-    is_old = age_s > max(HOLD_S, 10 * frame_s(video.stream)) and video.container.format.name.startswith(SILENT)
+def _doubt(video: Video, age: int, pts: int, until: int | None, follows_gap: bool, ended: str = ENDED) -> str:
+    """Return why a picture of some age may not be the one shown then, empty when it is.
+
+    Args:
+        video: where it is from.
+        age: ticks since the picture came up.
+        pts: when it came up.
+        until: when the next one comes up, None when that is not known.
+        follows_gap: see gops.Choice.
+        ended: why there is no next one.
+    """
+    if age * video.tick_s > frame_s(video.stream):
+        if until is None:
+            return ended
+        limit = longest(video)
+        if limit is not None and until - pts > limit:
+            return (
+                f"no picture for {(until - pts) * video.tick_s:.1f} s: it stood still, or the file has a hole"
+            )
+    return AFTER_GAP if follows_gap else ""
+
+
+def _sample(video: Video, pts: int, off_s: float, is_key: bool, reason: str = "") -> Sample:
+    """Return a sample without its wanted time; with a reason for doubt it is stale."""
     return Sample(
         wanted_s=0.0,
         pts_s=(pts - video.start) * video.tick_s,
         off_s=off_s,
         is_key=is_key,
-        quality="stale" if is_old else "ok",
-        reason=f"no newer picture for {age_s:.1f} s: a still picture or a hole in the file" if is_old else "",
+        quality="stale" if reason else "ok",
+        reason=reason,
     )
 
 
@@ -342,10 +365,6 @@ def _missing(reason: str) -> Found:
 def _stale(video: Video) -> int:
     """Return for how many ticks a picture may stand in for one that is not there."""
     return round(max(2 * frame_s(video.stream), STALE_S) / video.tick_s)
-
-
-def _pts(frame: VideoFrame) -> int:
-    return frame.pts or 0
 
 
 DECODERS: dict[str, Decoder] = {"pyav": open_pyav, "decord": open_decord}

@@ -82,9 +82,9 @@ def _closed_group_times(
         _refuse(name, f"files of {size_bytes >> 20} MiB: it would hold all of it in memory")
     video.reopen()
     first = next(pictures(video, video.container.demux(video.stream), []), None)
-    if first is None or turn_deg(first[0]):
+    if first is None or turn_deg(first.frame):
         _refuse(name, "pictures that are turned or cannot be decoded")
-    shown = shown_size(first[0], video.stream.sample_aspect_ratio)
+    shown = shown_size(first.frame, video.stream.sample_aspect_ratio)
     video.reopen()
     ignore_other_streams(video)
     times: list[int] = []

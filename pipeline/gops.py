@@ -9,9 +9,11 @@ The plan is a claim about a well-formed stream. `UnplannableError` says that it 
 every promised picture arrives, and decodes everything where one does not.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from pipeline.pictures import VideoPacket
@@ -45,12 +47,18 @@ class Choice(NamedTuple):
     pts: int
     exact: int
     """Presentation time of the picture shown at the wanted time."""
-    is_last: bool
-    """No picture comes after the exact one."""
+    until: int | None
+    """Presentation time of the picture after the exact one, None when there is none."""
+    follows_gap: bool
+    """Somewhere between its key picture and this one no picture was shown for longer than is usual."""
 
 
 def plan(
-    packets: Iterable[VideoPacket], wanted: Sequence[int], stale_after: int, near: int = 0
+    packets: Iterable[VideoPacket],
+    wanted: Sequence[int],
+    stale_after: int,
+    near: int = 0,
+    longest: int | None = None,
 ) -> Iterator[Step]:
     """Yield what to decode so that the picture shown at each wanted time comes out.
 
@@ -61,6 +69,7 @@ def plan(
         packets: of the video stream in file order, from a key packet at or before the first wanted time.
         wanted: sorted times in stream ticks.
         stale_after: ticks after the stream's last picture from which a time has no picture.
+        longest: ticks for which a picture is usually shown at most, None when any time is usual.
         near: a picture at most this many ticks away may stand for the one shown: the one that is decoded soonest.
 
     Raises:
@@ -79,17 +88,18 @@ def plan(
         chosen, carried = carried, []
         depth = {packet.pts: index + 1 for index, packet in enumerate(group)}
         latest = known[0] if known else 0
+        gap = _first_gap(known, longest)
         while place < len(wanted) and (border is None or wanted[place] < border):
             index = bisect_right(known, wanted[place]) - 1
             if index < 0:
                 raise UnplannableError
             exact = known[index]
-            is_last = border is None and index == len(known) - 1
-            if is_last and wanted[place] > exact + stale_after:
+            until = known[index + 1] if index + 1 < len(known) else border
+            if until is None and wanted[place] > exact + stale_after:
                 chosen.append((wanted[place], None))
             else:
                 latest = _cheapest(known, exact, max(latest, exact - near), exact + near, depth, border)
-                found = (wanted[place], Choice(latest, exact, is_last))
+                found = (wanted[place], Choice(latest, exact, until, exact >= gap))
                 (chosen if latest in depth else carried).append(found)
             place += 1
         is_open = any(choice is not None and choice.pts in leading for _, choice in carried)
@@ -100,6 +110,15 @@ def plan(
             yield Step(group[:length], chosen, follows_on)
         follows_on = length == len(group)
         group = after
+
+
+def _first_gap(known: Sequence[int], longest: int | None) -> float:
+    """Return the time of the first picture that comes after a gap, infinity when none does."""
+    if longest is not None:
+        for before, after in pairwise(known):
+            if after - before > longest:
+                return after
+    return math.inf
 
 
 def _cheapest(

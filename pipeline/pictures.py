@@ -4,6 +4,7 @@ A seek is a hint, and a picture after damage is a guess: both are checked here.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 
@@ -12,7 +13,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.media import Video, ignore_other_streams, reason
+from pipeline.h264 import ReferenceCounter
+from pipeline.media import Video, frame_s, ignore_other_streams, reason
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -22,6 +24,10 @@ BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How much earlier a seek is tried again when it lands too late."""
 PICTURE_BACK_OFF_S = (0.0, 2.0, 8.0, 32.0)
 """The same when the key packet is early enough, but its first clean picture is not."""
+HOLD_S = 1.0
+"""Longest time a picture is shown (or 10 frames) where the container does not tell a hole from a still picture."""
+SILENT = ("matroska", "mpegts", "flv", "mpeg")
+"""Containers whose demuxer passes over a hole without a word."""
 BEFORE_ALL = -(2**63)
 MAX_TROUBLES = 2000
 """Errors of one span after which the rest of it is given up."""
@@ -53,7 +59,44 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
     return video.container.demux(video.stream)
 
 
-def pictures_from(video: Video, pts: int, troubles: list[str]) -> Iterator[tuple[VideoFrame, bool]]:
+def whole_packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
+    """Return the packets as `packets_from` does, one marked as corrupt where reference pictures are missing before."""
+    return _checked(video, packets_from(video, pts))
+
+
+def _checked(video: Video, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
+    """Yield packets; in containers that pass over holes, H.264 tells by itself where pictures are missing."""
+    context = video.stream.codec_context
+    if longest(video) is None or context.name != "h264":
+        yield from packets
+        return
+    counter = ReferenceCounter(context.extradata)
+    for packet in packets:
+        if packet.size and counter.misses(memoryview(packet)):
+            packet.is_corrupt = True
+        yield packet
+
+
+def longest(video: Video) -> int | None:
+    """Return for how many ticks a picture is shown at most before a hole must be feared; None where holes are told."""
+    if not video.container.format.name.startswith(SILENT):
+        return None
+    return round(max(HOLD_S, 10 * frame_s(video.stream)) / video.tick_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that is believed."""
+
+    frame: VideoFrame
+    pts: int
+    is_after_loss: bool
+    """Pictures were lost just before it."""
+    follows_gap: bool
+    """Since the last key picture there was none for longer than is usual: see `longest`."""
+
+
+def pictures_from(video: Video, pts: int, troubles: list[str]) -> Iterator[Picture]:
     """Return the pictures from one shown at or before `pts` on, or from the file's first one; see `pictures`.
 
     A key packet may give no clean picture (a recovery point; pictures that refer to the group before it), so
@@ -64,15 +107,13 @@ def pictures_from(video: Video, pts: int, troubles: list[str]) -> Iterator[tuple
         target = start if back_s is None else max(start, pts - round(back_s / tick_s))
         found = pictures(video, packets_from(video, target), troubles)
         first = next(found, None)
-        if first is not None and (target == start or (first[0].pts or 0) <= pts):
+        if first is not None and (target == start or first.pts <= pts):
             return chain([first], found)
     return iter(())
 
 
-def pictures(
-    video: Video, packets: Iterator[VideoPacket], troubles: list[str]
-) -> Iterator[tuple[VideoFrame, bool]]:
-    """Yield pictures in the order shown, each with whether pictures were lost just before it.
+def pictures(video: Video, packets: Iterator[VideoPacket], troubles: list[str]) -> Iterator[Picture]:
+    """Yield pictures in the order shown.
 
     Decoders conceal damage: what follows a broken packet looks plausible, refers to pictures that never were,
     and is seldom marked. So nothing is believed from a broken packet to the next key picture shown after it.
@@ -83,7 +124,8 @@ def pictures(
         troubles: one line is appended for each error met.
     """
     latest = broken_at = BEFORE_ALL
-    is_broken = is_after_loss = False
+    is_broken = is_after_loss = follows_gap = False
+    limit = longest(video)
     for frames, has_error, at in _decoded(video, packets, troubles):
         if has_error:
             is_broken, broken_at = True, max(broken_at, latest if at is None else at)
@@ -98,8 +140,10 @@ def pictures(
             if is_broken:
                 is_after_loss = True
             elif frame.pts > latest:
+                is_gap = limit is not None and latest != BEFORE_ALL and frame.pts - latest > limit
+                follows_gap = not frame.key_frame and (follows_gap or is_gap)
                 latest = frame.pts
-                yield frame, is_after_loss
+                yield Picture(frame, frame.pts, is_after_loss, follows_gap)
                 is_after_loss = False
 
 
@@ -107,7 +151,7 @@ def _decoded(
     video: Video, packets: Iterator[VideoPacket], troubles: list[str]
 ) -> Iterator[tuple[list[VideoFrame], bool, int | None]]:
     """Yield the pictures each packet gives, whether it is broken, and its time if it has one."""
-    for packet in _through_errors(video, packets, troubles):
+    for packet in _through_errors(video, _checked(video, packets), troubles):
         if packet is None:
             yield [], True, None
             continue
@@ -134,6 +178,6 @@ def _through_errors(
         except av.error.FFmpegError as error:
             troubles.append(reason(error))
             yield None
-            packets = video.container.demux(video.stream)
+            packets = _checked(video, video.container.demux(video.stream))
         else:
             return

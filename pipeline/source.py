@@ -42,7 +42,7 @@ def probe_file(file: BinaryIO, uri: str, size_bytes: int) -> Row:
             why = troubles[0] if troubles else "its index may be damaged"
             msg = f"{uri}: opens, but not one picture can be decoded ({why}); copy it again or repair it"
             raise ProbeError(msg)
-        first = found[0]
+        first = found.frame
         delay_s = max(0.0, ((first.pts or 0) - video.start) * video.tick_s)
         height_px, width_px = shown_size(first, stream.sample_aspect_ratio)
         columns: Row = {
