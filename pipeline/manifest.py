@@ -3,8 +3,8 @@
     .parquet .csv    a column `uri`; with columns `size_bytes` and `etag` no file is asked for before it is read
     .txt             one URI a line; blank lines and lines that begin with `#` are passed over
 
-A relative URI is relative to the manifest's folder. Everything streams: memory holds CHUNK rows, and some 20 bytes
-for every URI, to know it again.
+A relative URI is relative to the manifest's folder. Everything streams: memory holds CHUNK rows (of Parquet also the
+bytes of one row group), and some 20 bytes for every URI, to know it again.
 """
 
 import csv
@@ -153,14 +153,17 @@ def _size(value: Any) -> int | None:
 
 def _read_parquet(uri: str, file: IO[bytes]) -> Iterator[Line]:
     try:
-        parquet = pq.ParquetFile(file, buffer_size=store.STREAM_BLOCK_BYTES)
+        parquet = pq.ParquetFile(file)
         columns = _known(parquet.schema_arrow.names, uri)
         _check_type(parquet.schema_arrow.field("uri").type, uri)
         number = 0
-        for batch in parquet.iter_batches(CHUNK, columns=columns):
-            for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                number += 1
-                yield Line(f"row {number}", **dict(zip(columns, values, strict=True)))
+        for group in range(
+            parquet.num_row_groups
+        ):  # pyarrow keeps the bytes of all groups that it is given at once
+            for batch in parquet.iter_batches(CHUNK, row_groups=[group], columns=columns):
+                for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                    number += 1
+                    yield Line(f"row {number}", **dict(zip(columns, values, strict=True)))
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise  # not what pyarrow says of a broken file, which is an OSError too

@@ -130,7 +130,7 @@ class TestManifest:
         assert [row["uri"] for row in good] == [f"{s3.uri}/lists/a.mp4", f"{s3.uri}/b.mp4"]
         assert not any(row["error_type"] for row in good)
         words = [
-            "no such object", "a folder, expected a file", "a folder, expected a file", 
+            "no such object", "a folder, expected a file", "a folder, expected a file",
             "access denied: the credentials may list the bucket",
             "cannot read gs://", "no bucket 'no-such-bucket-here'", "no bucket can be called 'not a bucket'",
             "longer than 1024 bytes",
