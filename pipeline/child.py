@@ -3,14 +3,16 @@
 It is given a socket, imports the decoder and the sampler it is told to use, gives up files, network and processes
 (sandbox.py), says `ready`, and then answers one request after another until the worker lets go of it:
 
-    probe    {name, size_bytes}                     -> probed {columns}
-    sample   {name, start_s, end_s, window, ...}    -> shot {sample, shape} + pixels, ..., done {}
-    look     {name, times_s, size, policy}          -> shot ..., done {}
+    probe    {name, size_bytes}                         -> probed {columns}, done {}
+    sample   {..., start_s, end_s, size, policy}        -> shot {sample, shape} + pixels, ..., done {}
+    look     {..., times_s, size, policy}               -> shot ..., done {}
 
 The bytes of the video come as an open file, or piece by piece: read {position, num_bytes} -> data. What goes wrong
-comes as failed {type, message, status}. Messages: wire.py; the worker's side: isolation.py.
+comes as failed {type, message, status, trace}. Messages: wire.py; the worker's side: isolation.py.
 """
 
+import contextlib
+import fcntl
 import importlib
 import io
 import json
@@ -20,8 +22,9 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, cast
 
@@ -33,10 +36,16 @@ from pipeline.decode import DECODERS
 from pipeline.errors import RowError
 from pipeline.frames import Decoder, FrameSize, Policy, Shot
 from pipeline.plugins import find
-from pipeline.sampling import SAMPLERS
+from pipeline.sampling import SAMPLERS, Look
 from pipeline.sandbox import lock_down
 from pipeline.source import probe_file
 from pipeline.wire import Message
+
+Sampling = Callable[[float, float, Look], Iterator[Shot]]
+"""A sampler with its settings."""
+
+MAX_TEXT = 4000
+"""Characters of an error's message or trace that the worker is told."""
 
 
 class ChildFile(io.RawIOBase):
@@ -60,7 +69,7 @@ class ChildFile(io.RawIOBase):
             data = os.pread(self._file, size, self._position)
         else:
             wire.send(self._link, {"is": "read", "position": self._position, "num_bytes": size})
-            data = bytes(wire.receive(self._link)[1])
+            data = bytes(wire.receive(self._link, most_bytes=size)[1])
         self._position += len(data)
         return data
 
@@ -100,27 +109,42 @@ class ChildFile(io.RawIOBase):
 
 
 def main() -> None:
-    """Serve one worker, over the socket whose number is the first argument, until it closes it."""
+    """Serve one worker, over the socket that the first argument names, until it closes it."""
     order = json.loads(sys.argv[1])
+    end_with_worker()
     link = socket.socket(fileno=order["socket"])
     try:
         decoder = find(DECODERS, order["decoder"], "DECODERS")
-        find(SAMPLERS, order["sampler"], "SAMPLERS")
+        window = config.load_window(order["window"])
+        sampler = find(SAMPLERS, window.sampler, "SAMPLERS")
         import_whole(av)
     except Exception as error:  # noqa: BLE001 the worker says what it was
         wire.send(link, _failure(error))
         return
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     wire.send(link, {"is": "ready", "open": lock_down(order["memory_bytes"])})
-    while True:
-        try:
-            request, _, file = wire.receive(link)
-        except wire.WireError:
-            return
-        # the worker ends what takes too long; if the worker is gone itself, this does
-        signal.setitimer(signal.ITIMER_REAL, order["timeout_s"] * 2)
-        _serve(link, decoder, request, file)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def sample(start_s: float, end_s: float, look: Look) -> Iterator[Shot]:
+        return sampler(start_s, end_s, window, look)
+
+    with contextlib.suppress(wire.GoneError):
+        while True:
+            request, file = wire.receive_with_file(link)
+            _serve(link, decoder, sample, request, file)
+
+
+def end_with_worker() -> None:
+    """Let the kernel kill this process when the worker ends, whatever either of them is doing then.
+
+    Standard input is a pipe that nothing is ever written to and whose other end only the worker holds. (The usual
+    signal at the parent's death is sent when the parent's *thread* ends that started this process.)
+    """
+    # short of memory, the kernel should end this process, which costs one row, and not the worker
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if sys.platform == "linux":
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def import_whole(package: ModuleType) -> None:
@@ -130,7 +154,9 @@ def import_whole(package: ModuleType) -> None:
             importlib.import_module(found.name)
 
 
-def _serve(link: socket.socket, decoder: Decoder, request: Message, file: int | None) -> None:
+def _serve(
+    link: socket.socket, decoder: Decoder, sample: Sampling, request: Message, file: int | None
+) -> None:
     """Answer one request."""
     source = ChildFile(link, file, request["size_bytes"], request["name"])
     # libav needs no more than the methods above
@@ -140,30 +166,28 @@ def _serve(link: socket.socket, decoder: Decoder, request: Message, file: int | 
             columns = probe_file(video, request["name"], request["size_bytes"])
             wire.send(link, {"is": "probed", "columns": columns})
         else:
-            for sample, picture_HWC in _shots(decoder, video, request):
+            for found, picture_HWC in _shots(decoder, sample, video, request):
                 data = b"" if picture_HWC is None else np.ascontiguousarray(picture_HWC).data
                 shape = None if picture_HWC is None else picture_HWC.shape
-                wire.send(link, {"is": "shot", "sample": asdict(sample), "shape": shape}, data)
-            wire.send(link, {"is": "done"})
-    except wire.WireError:
-        sys.exit(0)
+                wire.send(link, {"is": "shot", "sample": asdict(found), "shape": shape}, data)
+        wire.send(link, {"is": "done"})
+    except wire.GoneError:
+        raise
     except Exception as error:  # noqa: BLE001 a file may lead any code astray, and costs its row only
         wire.send(link, _failure(error))
     finally:
         source.close()
 
 
-def _shots(decoder: Decoder, video: BinaryIO, request: Message) -> Iterator[Shot]:
+def _shots(decoder: Decoder, sample: Sampling, video: BinaryIO, request: Message) -> Iterator[Shot]:
     """Yield what a request asks for."""
     size, policy = FrameSize(**request["size"]), Policy(**request["policy"])
     with decoder(video, request["name"]) as look:
         if request["is"] == "look":
             yield from look(request["times_s"], size, policy)
         else:
-            window = config.load_window(request["window"])
-            sample = find(SAMPLERS, window.sampler, "SAMPLERS")
             yield from sample(
-                request["start_s"], request["end_s"], window, lambda times_s: look(times_s, size, policy)
+                request["start_s"], request["end_s"], lambda times_s: look(times_s, size, policy)
             )
 
 
@@ -173,9 +197,9 @@ def _failure(error: Exception) -> Message:
     return {
         "is": "failed",
         "type": type(error).__name__,
-        "message": str(error),
-        "status": getattr(error, "status", ""),
-        "trace": "" if is_expected else "".join(traceback.format_exception(error)),
+        "message": str(error)[:MAX_TEXT],
+        "status": str(getattr(error, "status", "")),
+        "trace": "" if is_expected else "".join(traceback.format_exception(error))[-MAX_TEXT:],
     }
 
 

@@ -1,7 +1,7 @@
 """Which files broke their decoder twice: nobody of this run opens them again.
 
-One small file per such video lies in the run's folder; every process lists them at most every few seconds, so good
-videos cost nothing.
+One small file per such video lies in the run's folder. Every process lists them at most every few seconds, so good
+videos cost nothing; a process that has not heard yet finds out for itself, at the price of two more children.
 """
 
 import json
@@ -14,23 +14,37 @@ from pipeline.errors import StoreError
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 20.0
+"""How old a listing may be."""
+ENDING = ".json"
 
-_known: dict[str, tuple[float, dict[str, str]]] = {}
-"""Folder -> when it was listed, and reason per name."""
+_known: dict[str, dict[str, str]] = {}
+"""Folder -> reason per name."""
+_listed_s: dict[str, float] = {}
+"""Folder -> time.monotonic() of its last listing."""
 
 
 def reason(folder: str, name: str) -> str:
-    """Return why a video is not opened any more, empty when it may be."""
+    """Return why a video is not opened any more, empty when it may be.
+
+    Args:
+        folder: of the run's quarantine; empty for none.
+        name: of one version of a video.
+
+    Raises:
+        StoreError: the folder cannot be listed or read.
+    """
     if not folder:
         return ""
-    listed_s, found = _known.get(folder, (-REFRESH_S, {}))
-    if time.monotonic() - listed_s >= REFRESH_S:
+    known = _known.setdefault(folder, {})
+    now_s = time.monotonic()
+    if name not in known and now_s - _listed_s.get(folder, -REFRESH_S) >= REFRESH_S:
+        _listed_s[folder] = now_s
         for entry in store.list_files(folder, missing_ok=True):
-            other = entry.uri.rpartition("/")[2].removesuffix(".json")
-            if other not in found:
-                found[other] = json.loads(store.read_bytes(entry.uri))["reason"]
-        _known[folder] = time.monotonic(), found
-    return found.get(name, "")
+            other = entry.uri.rpartition("/")[2]
+            # others are being written
+            if other.endswith(ENDING) and (key := other.removesuffix(ENDING)) not in known:
+                known[key] = json.loads(store.read_bytes(entry.uri))["reason"]
+    return known.get(name, "")
 
 
 def add(folder: str, name: str, why: str) -> None:
@@ -38,8 +52,8 @@ def add(folder: str, name: str, why: str) -> None:
     logger.warning("%s is not opened again: %s", name, why)
     if not folder:
         return
-    _known.setdefault(folder, (-REFRESH_S, {}))[1][name] = why
+    _known.setdefault(folder, {})[name] = why
     try:
-        store.write_bytes(store.join(folder, f"{name}.json"), json.dumps({"reason": why}).encode())
+        store.write_bytes(store.join(folder, name + ENDING), json.dumps({"reason": why}).encode())
     except StoreError:
         logger.exception("cannot write down that %s is in quarantine", name)
