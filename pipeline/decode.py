@@ -49,6 +49,7 @@ LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""
 ENDED = "the pictures end earlier"
 UNTIMED = "the file keeps no presentation times, pictures may be up to 3 frames late"
+LOST = "pictures are lost here"
 EARLY = "the pictures begin later"
 AFTER_GAP = "follows a gap, after which pictures may be damaged until the next key picture"
 
@@ -117,15 +118,13 @@ def _look(video: Video, times_s: Sequence[float], painter: Painter, policy: Poli
     """Yield one shot per time, in time order."""
     start, tick_s = video.start, video.tick_s
     ticks = [start + math.floor(max(t, 0.0) / tick_s + TICK) for t in times_s]
-    # an AVI file keeps no presentation times: with reordered pictures a packet does not tell when it is shown
-    is_timed = not (video.container.format.name == "avi" and video.stream.codec_context.has_b_frames)
     announce(video, ticks, keys_only=policy.kind == "keyframe")
     latest: int | None = None
     times = iter(times_s)
-    for found in _find(video, ticks, painter, policy, is_timed=is_timed):
+    for found in _find(video, ticks, painter, policy):
         sample, picture_HWC, pts = found
         sample = replace(sample, wanted_s=next(times))
-        if not is_timed and sample.quality == "ok":
+        if not video.is_timed and sample.quality == "ok":
             sample = replace(sample, quality="stale", reason=UNTIMED)
         yield sample, None if pts == latest else picture_HWC
         latest = pts if pts is not None else latest
@@ -135,11 +134,9 @@ Found = tuple[Sample, npt.NDArray[np.uint8] | None, int | None]
 """A sample without its wanted time, the picture and its time in ticks."""
 
 
-def _find(
-    video: Video, ticks: Sequence[int], painter: Painter, policy: Policy, *, is_timed: bool
-) -> Iterator[Found]:
+def _find(video: Video, ticks: Sequence[int], painter: Painter, policy: Policy) -> Iterator[Found]:
     """Yield what is found for each wanted time, span by span, each span in the cheapest way that works for it."""
-    is_planned = is_timed
+    is_planned = video.is_timed
     for span in list(_spans(video, ticks)):
         num_done = 0
         if is_planned:
@@ -308,7 +305,7 @@ def _decode_all(video: Video, wanted: Sequence[int], painter: Painter) -> Iterat
     for time in wanted:
         while following is not None and following.pts <= time:
             shown, following = following, next(pictures, None)
-        why = troubles[-1] if troubles else ENDED
+        why = troubles[-1] if troubles else LOST if following else ENDED
         if shown is None:
             found, reason = following, EARLY
             is_known = False

@@ -1,7 +1,7 @@
 """Opening a video file: which stream is the video, when it starts, how its errors read."""
 
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
 from typing import Any, BinaryIO, Protocol, runtime_checkable
@@ -53,10 +53,15 @@ class Video:
     """Seconds of one tick of the stream's clock."""
     is_fresh: bool
     """No packet has been read and nothing was sought since it was opened."""
+    in_order: bool
+    """The file's clock starts again somewhere, so a seek may land anywhere: it is only read from its first byte on."""
+    late: int
+    """Where `is_timed` is false: ticks by which pictures come out of the decoder after they were put in."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.name = name
         self.file = file
+        self.in_order = bool(getattr(file, "in_order", False))
         self._open()
         self.tick_s = float(self.stream.time_base or 1)
         start = self.stream.start_time
@@ -65,6 +70,12 @@ class Video:
             start = next((packet.pts for packet in packets if packet.pts is not None), 0)
             self.reopen()
         self.start = start
+        self.late = 0
+        if not self.is_timed:
+            with suppress(av.error.FFmpegError):
+                first = next(self.container.decode(self.stream), None)
+                self.late = (first.dts or start) - start if first else 0
+            self.reopen()
 
     def _open(self) -> None:
         self.file.seek(0)
@@ -89,6 +100,11 @@ class Video:
         # one process per core decodes; threads inside a decoder cost CPU and memory and save none
         context.thread_type = "NONE"
         context.thread_count = 1
+
+    @property
+    def is_timed(self) -> bool:
+        """Return whether packets say when they are shown: those of an AVI file with reordered pictures do not."""
+        return not (self.container.format.name == "avi" and self.stream.codec_context.has_b_frames)
 
     @property
     def has_index(self) -> bool:

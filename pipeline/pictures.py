@@ -24,6 +24,8 @@ BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How much earlier a seek is tried again when it lands too late."""
 PICTURE_BACK_OFF_S = (0.0, 2.0, 8.0, 32.0)
 """The same when the key packet is early enough, but its first clean picture is not."""
+CLOCK_BACK_S = 1.0
+"""A decoding time this much before the one before it means that the clock has started again."""
 HOLD_S = 1.0
 """Longest time a picture is shown (or 10 frames) where the container does not tell a hole from a still picture."""
 SILENT = ("matroska", "mpegts", "flv", "mpeg")
@@ -39,7 +41,7 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
     A seek that lands after the wanted time, as it does in transport streams, is repeated further back.
     """
     start, tick_s = video.start, video.tick_s
-    for back_s in BACK_OFF_S:
+    for back_s in () if video.in_order else BACK_OFF_S:
         target = pts - round(back_s / tick_s)
         if (target - start) * tick_s <= (0 if video.has_index else SEEK_S):
             break
@@ -56,7 +58,23 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
         video.reopen()
         ignore_other_streams(video)
     video.is_fresh = False
-    return video.container.demux(video.stream)
+    packets = video.container.demux(video.stream)
+    return with_one_clock(video, packets) if video.in_order else packets
+
+
+def with_one_clock(video: Video, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
+    """Yield packets of a file whose clock starts again, as when recordings were joined, with a clock that goes on."""
+    back = round(CLOCK_BACK_S / video.tick_s)
+    offset, latest = 0, None
+    for packet in packets:
+        if packet.dts is not None:
+            if latest is not None and packet.dts + offset < latest - back:
+                offset = latest + (packet.duration or round(frame_s(video.stream) / video.tick_s)) - packet.dts
+            packet.dts += offset
+            latest = packet.dts
+            if packet.pts is not None:
+                packet.pts += offset
+        yield packet
 
 
 def whole_packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
@@ -126,10 +144,13 @@ def pictures(video: Video, packets: Iterator[VideoPacket], troubles: list[str]) 
     latest = broken_at = BEFORE_ALL
     is_broken = is_after_loss = follows_gap = False
     limit = longest(video)
+    shown = 0
     for frames, has_error, at in _decoded(video, packets, troubles):
         if has_error:
             is_broken, broken_at = True, max(broken_at, latest if at is None else at)
         for frame in frames:
+            if not video.is_timed:
+                shown = frame.pts = shown + 1 if frame.dts is None else frame.dts - video.late
             if frame.pts is None:
                 troubles.append("its pictures carry no times; remux it into a container that keeps them")
                 return
