@@ -46,5 +46,7 @@ def byte_runs(video: Video, wanted: Sequence[int], *, keys_only: bool) -> Iterat
             while last < len(entries) - 1 and entries[last].timestamp <= time:
                 last += 1
         index = last
-        places = [(entry.pos, entry.pos + entry.size) for entry in (entries[i] for i in range(first, last + 1))]
+        places = [
+            (entry.pos, entry.pos + entry.size) for entry in (entries[i] for i in range(first, last + 1))
+        ]
         yield min(start for start, _ in places), max(stop for _, stop in places)

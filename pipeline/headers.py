@@ -1,11 +1,12 @@
 """What opening a large object reads, kept on this machine's disk: its windows then need not read it again.
 
 The index of an mp4 file of an hour is 1.1 MB and must be read to find any picture; windows of one file are worked on
-by many tasks. Files here are named by the object's version and written whole, so a stale or half one is never met;
-the oldest go when there are too many bytes. Losing the folder costs a few requests, nothing else.
+by many tasks. Files here are named by the object's version and carry a digest, so a stale, torn or foreign one is
+never used; the oldest go when there are too many bytes. Losing the folder costs a few requests, nothing else.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -17,28 +18,40 @@ Blocks = list[tuple[int, bytes]]
 
 MAX_FILE_BYTES = 32 * 2**20
 MAX_FOLDER_BYTES = 2**30
+DIGEST_BYTES = 32
 
 
 def folder() -> Path | None:
-    """Return the folder of this user, None when another user has taken its name."""
+    """Return the folder of this user, None when another user has taken its name or may write in it."""
     path = Path(tempfile.gettempdir()) / f"reelsift-headers-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(OSError):
         path.mkdir(mode=0o700)
-    status = path.lstat()
-    return path if path.is_dir() and status.st_uid == os.getuid() and not status.st_mode & 0o077 else None
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        if path.is_dir() and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return path
+    return None
 
 
 def load(name: str) -> Blocks:
-    """Return the blocks kept under a name, none when there are none."""
+    """Return the blocks kept under a name, none when there are none or they are not what was kept."""
     here = folder()
     if here is None:
         return []
     try:
-        with (here / name).open("rb") as file:
-            lengths = json.loads(file.readline())
-            return [(position, file.read(length)) for position, length in lengths]
+        data = (here / name).read_bytes()
     except OSError:
         return []
+    digest, kept = data[:DIGEST_BYTES], memoryview(data)[DIGEST_BYTES:]
+    if digest != _digest(name, kept):
+        return []
+    end = data.index(b"\n", DIGEST_BYTES) - DIGEST_BYTES
+    blocks: Blocks = []
+    at = end + 1
+    for position, length in json.loads(bytes(kept[:end])):
+        blocks.append((position, bytes(kept[at : at + length])))
+        at += length
+    return blocks
 
 
 def save(name: str, blocks: Blocks) -> None:
@@ -46,13 +59,23 @@ def save(name: str, blocks: Blocks) -> None:
     here = folder()
     if here is None or sum(len(data) for _, data in blocks) > MAX_FILE_BYTES:
         return
+    places = json.dumps([(position, len(data)) for position, data in blocks]).encode()
+    kept = b"".join([places, b"\n", *(data for _, data in blocks)])
     temporary = here / f"{name}.{uuid.uuid4().hex[:8]}.tmp"
-    with contextlib.suppress(OSError):
-        with temporary.open("wb") as file:
-            file.write(json.dumps([(at, len(data)) for at, data in blocks]).encode() + b"\n")
-            file.writelines(data for _, data in blocks)
+    try:
+        temporary.write_bytes(_digest(name, kept) + kept)
         temporary.replace(here / name)
         _make_room(here)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _digest(name: str, kept: bytes | memoryview) -> bytes:
+    """Return what tells that the content is whole and belongs to this name."""
+    digest = hashlib.blake2b(f"{name}\n".encode(), digest_size=DIGEST_BYTES)
+    digest.update(kept)
+    return digest.digest()
 
 
 def _make_room(here: Path) -> None:

@@ -5,15 +5,16 @@
 
 For the larger ones, what opening reads is kept on disk (headers.py). A container with an index then tells, without a
 request, which bytes the wanted groups of pictures are, and each run of them is one request; without an index
-(mkv, ts) reading goes on in steps that grow while it is sequential. Every byte is of the version that was listed.
+(mkv, ts) reading goes on in steps that grow while it stays near. Every byte is of the version that was listed.
 """
 
 import os
 import stat
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, contextmanager
+from operator import itemgetter
 
 from pipeline import headers, ranges
 from pipeline.errors import RowError
@@ -21,12 +22,19 @@ from pipeline.ranges import Pinned
 
 WHOLE_BYTES = 16 * 2**20
 """Objects up to this size are fetched in one request."""
-FIRST_BYTES, MOST_BYTES = 256 * 2**10, 4 * 2**20
-"""Reading without a plan: bytes of the first request after a jump, and of the largest."""
-RUN_BYTES = 16 * 2**20
-"""Bytes of one request of a plan."""
-GAP_BYTES = 128 * 2**10
-"""Runs nearer than this to each other are read in one request."""
+MOST_BYTES = 16 * 2**20
+"""Bytes of the largest request."""
+GAP_BYTES = 512 * 2**10
+"""Runs nearer than this to each other are read in one request: it takes longer to ask than to read that much."""
+FIRST_BYTES = 256 * 2**10
+"""Reading without a plan: bytes of the first request after a jump; the next are larger while reading stays as near."""
+OPENING_READ_BYTES = 8 * 2**10
+"""A container that is being opened is given no more after a jump, so that little but what it needs is kept."""
+MAX_OPENING_READS = 4096
+"""After so many, what opening reads is kept no longer."""
+OPENING_JUMP_BYTES = 4 * 2**20
+"""Opening a fragmented mp4 file jumps from fragment to fragment; shorter jumps are read over, in growing requests.
+An index at the end that is shorter is read in one request."""
 
 
 class Origin:
@@ -79,11 +87,12 @@ def open_origin(pinned: Pinned, name: str, error: type[RowError]) -> Generator[O
         origin = SmallObject(pinned, error)
     else:
         origin = LargeObject(pinned, name, error)
-    try:
-        yield origin
-        origin.check()
-    finally:
-        origin.close()
+    with closing(origin):
+        try:
+            yield origin
+        finally:
+            # what was read of a file that changed meanwhile is no result, and what went wrong with it no finding
+            origin.check()
 
 
 class LocalFile(Origin):
@@ -139,58 +148,95 @@ class LargeObject(Origin):
         super().__init__(pinned, error)
         self._name = name
         self._header = headers.load(name)
-        self._starts = [position for position, _ in self._header]
-        self._reads: headers.Blocks | None = None if self._header else []
+        self._is_opening = True
+        self._new: headers.Blocks = []
+        """What opening read."""
+        self._read_to = 0
         self._runs: list[tuple[int, int]] = []
-        self._fetched: deque[tuple[int, bytes]] = deque(maxlen=2)
-        self._ahead = FIRST_BYTES
+        self._pieces: deque[tuple[int, bytes]] = deque(maxlen=2)
+        """What was fetched last."""
+        self._ahead_bytes = FIRST_BYTES
 
     def read(self, position: int, num_bytes: int) -> bytes:
         """Return bytes of the header, of what was fetched last, or of a new request."""
+        if not 0 <= position < self.pinned.size_bytes or num_bytes <= 0:
+            return b""
+        if self._is_opening and position != self._read_to:
+            num_bytes = min(num_bytes, OPENING_READ_BYTES)
         data = self._known(position, num_bytes)
-        if not data and position < self.pinned.size_bytes:
-            self._fetch(*self._span(position))
+        if not data:
+            self._fetch(*(self._run(position) or self._span(position)))
             data = self._known(position, num_bytes)
-        if self._reads is not None and data:
-            self._reads.append((position, data))
+        self._read_to = position + len(data)
+        if self._is_opening and len(self._new) < MAX_OPENING_READS:
+            self._new.append((position, data))
         return data
+
+    def _known(self, position: int, num_bytes: int) -> bytes:
+        """Return bytes of the header or of what was fetched last."""
+        index = bisect_right(self._header, position, key=itemgetter(0)) - 1
+        data = _cut(self._header[max(0, index) : index + 1], position, num_bytes)
+        return data or _cut(self._pieces, position, num_bytes)
 
     def plan(self, runs: Sequence[tuple[int, int]]) -> None:
         """Take note of the byte ranges that will be read; those near each other are joined."""
         self._runs = []
-        for start, stop in sorted(runs):
+        for start, stop in sorted((max(0, start), min(stop, self.pinned.size_bytes)) for start, stop in runs):
             if self._runs and start - self._runs[-1][1] <= GAP_BYTES:
                 self._runs[-1] = self._runs[-1][0], max(stop, self._runs[-1][1])
             else:
-                self._runs.append((max(0, start), min(stop, self.pinned.size_bytes)))
+                self._runs.append((start, stop))
 
     def opened(self) -> None:
         """Keep what was read until now for the next window."""
-        if self._reads:
-            headers.save(self._name, headers.merged(self._reads))
-        self._reads = None
+        self._is_opening = False
+        self._ahead_bytes = FIRST_BYTES
+        if self.num_requests and self._new:
+            self._keep(self._new)
+        self._new = []
 
-    def _known(self, position: int, num_bytes: int) -> bytes:
-        """Return what is known of the bytes wanted, from their first on."""
-        index = bisect_right(self._starts, position) - 1
-        blocks = [self._header[index]] if index >= 0 else []
-        for start, data in (*blocks, *self._fetched):
-            if start <= position < start + len(data):
-                return data[position - start : position - start + num_bytes]
-        return b""
+    def _keep(self, blocks: headers.Blocks) -> None:
+        self._header = headers.merged([*self._header, *blocks])
+        headers.save(self._name, self._header)
+
+    def _run(self, position: int) -> tuple[int, int] | None:
+        """Return the run of the plan that holds a byte, or as much of it as one request may have."""
+        index = bisect_right(self._runs, position, key=itemgetter(0)) - 1
+        if index < 0 or position >= self._runs[index][1]:
+            return None
+        start, stop = self._runs[index]
+        return (start, stop) if stop - start <= MOST_BYTES else (position, min(stop, position + MOST_BYTES))
 
     def _span(self, position: int) -> tuple[int, int]:
-        """Return what to fetch when a byte is wanted: its run of the plan, or some bytes from it on."""
-        index = bisect_right(self._runs, (position, self.pinned.size_bytes)) - 1
-        if index >= 0 and position < (stop := self._runs[index][1]):
-            start = self._runs[index][0]
-            return (start, stop) if stop - start <= RUN_BYTES else (position, min(stop, position + RUN_BYTES))
-        is_sequential = any(start + len(data) == position for start, data in self._fetched)
-        self._ahead = min(self._ahead * 2, MOST_BYTES) if is_sequential else FIRST_BYTES
-        return position, min(position + self._ahead, self.pinned.size_bytes)
+        """Return what to fetch when nothing is known but the byte that is wanted next.
+
+        Reading goes on forwards; transport streams, which have no index, are searched in short steps backwards.
+        """
+        size_bytes = self.pinned.size_bytes
+        near_bytes, growth = (OPENING_JUMP_BYTES, 4) if self._is_opening else (FIRST_BYTES, 2)
+        follows = any(0 <= position - start - len(data) <= near_bytes for start, data in self._pieces)
+        later = [start for start, _ in self._pieces if 0 < start - position <= FIRST_BYTES]
+        self._ahead_bytes = min(self._ahead_bytes * growth, MOST_BYTES) if follows or later else FIRST_BYTES
+        if later and not follows:
+            return max(0, position - self._ahead_bytes // growth), min(later)
+        if self._is_opening and not follows and size_bytes - position <= OPENING_JUMP_BYTES:
+            return position, size_bytes
+        return position, min(position + self._ahead_bytes, size_bytes)
 
     def _fetch(self, start: int, stop: int) -> None:
-        data = bytearray()
-        self.num_requests += ranges.fetch(self.pinned, start, stop, data.extend, self.error)
+        received = bytearray()
+        self.num_requests += ranges.fetch(self.pinned, start, stop, received.extend, self.error)
         self.num_bytes += stop - start
-        self._fetched.append((start, bytes(data)))
+        piece = start, bytes(received)
+        self._pieces.append(piece)
+        # mkv files have their index at the end, and read it after opening
+        if not self._runs and stop == self.pinned.size_bytes and stop - start <= FIRST_BYTES:
+            self._keep([piece])
+
+
+def _cut(blocks: Iterable[tuple[int, bytes]], position: int, num_bytes: int) -> bytes:
+    """Return the bytes from a position on that one of these blocks has; none when none has."""
+    for start, data in blocks:
+        if start <= position < start + len(data):
+            return data[position - start : position - start + num_bytes]
+    return b""

@@ -1,9 +1,10 @@
-"""Reading byte ranges of one version of an object: bounded retries, nothing short, nothing from another version."""
+"""Reading byte ranges of one version of an object: bounded patience, nothing short, nothing from another version."""
 
+import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,18 @@ from pipeline.errors import RowError, StoreError
 
 logger = logging.getLogger(__name__)
 
-TRIES = 5
-"""Attempts of one request without a byte of progress."""
+PATIENCE_S = 90.0
+SLOWEST_BYTES_PER_S = 2**18
+STALL_S = 20.0
+"""Longest wait for an answer to begin, or to go on, before the request is made anew."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 PIECE_BYTES = 2**20
 GONE = {"NoSuchKey", "404"}
 CHANGED = {"PreconditionFailed", "412", "InvalidRange", "416"}
+
+
+class ChangedError(OSError):
+    """The answer is of another version than the one asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,50 +45,74 @@ def fetch(
 ) -> int:
     """Hand the bytes [start, stop) of an object to `write`, in order and in pieces; return the number of requests.
 
-    A connection that breaks is taken up again where it broke.
+    A request that breaks or stalls is made anew from where it broke, with growing waits. n bytes take at most
+    PATIENCE_S + n / SLOWEST_BYTES_PER_S seconds, whatever the store does.
 
     Raises:
         RowError: of the type asked for: the object is gone, was replaced, or is not for this user.
         StoreError: the store is out of reach; that says nothing about the object, which must be tried again.
     """
-    fs, path = store.open_fs(pinned.uri)
-    num_tries = num_requests = 0
-    while start < stop:
+    fs, _ = store.open_fs(pinned.uri)
+    patience_s = PATIENCE_S + (stop - start) / SLOWEST_BYTES_PER_S
+    deadline_s = time.monotonic() + patience_s
+    num_requests = num_failures = 0
+    position = start
+
+    def take(data: bytes) -> None:
+        nonlocal position
+        write(data)
+        position += len(data)
+
+    while position < stop:
         num_requests += 1
-        before = start
+        before = position
+        left_s = max(0.01, deadline_s - time.monotonic())
         try:
             with _told(pinned, error):
-                for piece in _pieces(fs, path, pinned, start, stop):
-                    start += len(piece)
-                    write(piece)
-                if start < stop:
-                    msg = f"the answer ended {stop - start} bytes early"
-                    raise ConnectionError(msg)
+                sync(fs.loop, _request, fs, pinned, position, stop, take, timeout=left_s)
         except store.read_errors() as found:
-            num_tries = 1 if start > before else num_tries + 1
-            if num_tries >= TRIES:
-                why = store.explain(found, pinned.uri)
-                msg = f"cannot read {pinned.uri}: {why} ({TRIES} tries); run the same command again to go on"
-                raise StoreError(msg) from found
-            wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**num_tries) * random.uniform(0.5, 1.0)
-            logger.info("%s: %s at byte %d; again in %.1f s", pinned.uri, type(found).__name__, start, wait_s)
+            num_failures = 1 if position > before else num_failures + 1
+            wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (num_failures - 1)) * random.uniform(0.5, 1.0)
+            if time.monotonic() + wait_s >= deadline_s:
+                raise StoreError(_gave_up(pinned, found, patience_s)) from found
+            logger.info("%s: %s at byte %d; again in %.1f s", pinned.uri, _why(found), position, wait_s)
             time.sleep(wait_s)
     return num_requests
 
 
-def _pieces(fs: Any, path: str, pinned: Pinned, start: int, stop: int) -> Iterator[bytes]:
-    """Yield what one request answers."""
-    bucket, _, key = path.partition("/")
+async def _request(fs: Any, pinned: Pinned, start: int, stop: int, take: Callable[[bytes], None]) -> None:
+    """Make one request and hand on what comes."""
+    bucket, _, key = pinned.uri.removeprefix("s3://").partition("/")
     only = {"IfMatch": f'"{pinned.etag}"'} if pinned.etag else {}
-    response = fs.call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **only)
+    # s3fs and botocore make a failed request anew a few times by themselves; all of that counts as one wait
+    asked = fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **only)
+    response = await asyncio.wait_for(asked, STALL_S)
     body = response["Body"]
-    left = stop - start
     try:
-        while left and (piece := sync(fs.loop, body.read, min(PIECE_BYTES, left))):
-            left -= len(piece)
-            yield piece
+        _check_version(response, pinned, start, stop)
+        while data := await asyncio.wait_for(body.read(min(PIECE_BYTES, stop - start)), STALL_S):
+            start += len(data)
+            take(data)
+            if start >= stop:
+                return
     finally:
         body.close()
+    msg = f"the answer ended {stop - start} bytes early"
+    raise ConnectionError(msg)
+
+
+def _check_version(response: Any, pinned: Pinned, start: int, stop: int) -> None:
+    """Raise when an answer is not these bytes of this version: not every server minds what it was asked for."""
+    found = response.get("ContentRange", "")
+    if found != f"bytes {start}-{stop - 1}/{pinned.size_bytes}":
+        if found.rpartition("/")[2] != str(pinned.size_bytes):
+            msg = f"{found or 'the whole object'} came, expected {pinned.size_bytes} bytes in all"
+            raise ChangedError(msg)
+        msg = f"the answer is {found}, asked for were the bytes {start}-{stop - 1}"
+        raise ConnectionError(msg)
+    if pinned.etag and response.get("ETag", "").strip('"') != pinned.etag:
+        msg = f"ETag {response.get('ETag')} came, expected {pinned.etag}"
+        raise ChangedError(msg)
 
 
 @contextmanager
@@ -93,7 +124,7 @@ def _told(pinned: Pinned, error: type[RowError]) -> Generator[None]:
         code = store.error_code(found)
         if code in GONE or (isinstance(found, FileNotFoundError) and code != "NoSuchBucket"):
             msg = f"{pinned.uri} was there when it was listed and is gone now; run again to leave it out"
-        elif code in CHANGED:
+        elif code in CHANGED or isinstance(found, ChangedError):
             msg = f"{pinned.uri} has changed since it was listed; run again to answer on the new version"
         elif code and not store.is_outage(found, pinned.uri):
             msg = f"{pinned.uri}: cannot be read: {store.explain(found, pinned.uri)}"
@@ -103,3 +134,16 @@ def _told(pinned: Pinned, error: type[RowError]) -> Generator[None]:
         else:
             raise
         raise error(msg) from found
+
+
+def _why(found: BaseException) -> str:
+    """Return what broke a request, in a few words."""
+    return "no answer in time" if isinstance(found, TimeoutError) else f"{type(found).__name__}: {found}"
+
+
+def _gave_up(pinned: Pinned, found: BaseException, patience_s: float) -> str:
+    is_late = isinstance(found, TimeoutError)
+    why = "the store does not answer in time" if is_late else store.explain(found, pinned.uri)
+    return (
+        f"cannot read {pinned.uri}: {why} (tried for {patience_s:.0f} s); run the same command again to go on"
+    )
