@@ -34,9 +34,12 @@ from pipeline.rows import Row
 from pipeline.windows import Keys
 
 FILES_PER_TASK = 16
-MAX_TASKS = 10_000
-"""Windows get a task each up to here, then share one: the driver's work stays bounded."""
+MIN_TASKS, MAX_TASKS = 256, 10_000
+"""Windows get a task each up to the first, so that many machines have work; from there on short ones share a task,
+beyond the second long ones too: the driver's work stays bounded."""
 MAX_WINDOWS_PER_TASK = 64
+TASK_S = 300.0
+"""Seconds of video from which a task is not made longer."""
 VIDEOS_PER_PART = 1024
 ANSWERS_PER_SHARD = 200_000
 
@@ -59,7 +62,9 @@ class Job:
 
 def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
     """Files found -> probed files, staged as parts of videos/."""
-    found = _slices(files, FILES_PER_TASK).map_batches(partial(ledger.read_slices, rows.FILE), **DECODING)
+    found = _slices(ledger.cut(files, FILES_PER_TASK)).map_batches(
+        partial(ledger.read_slices, rows.FILE), **DECODING
+    )
     videos = found.map_batches(on_rows(partial(stages.probe, job.reader), rows.VIDEOS), **DECODING)
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
     return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
@@ -69,8 +74,12 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     """Open windows -> answered windows, staged as parts of answers/ and frames/."""
     config, facts = job.config, job.answerer_facts
     num_windows = sum(part.stop - part.start for part in windows)
-    per_task = min(num_windows // MAX_TASKS + 1, MAX_WINDOWS_PER_TASK)
-    todo = _slices(windows, per_task).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
+    if num_windows <= MAX_TASKS * MAX_WINDOWS_PER_TASK:
+        per_task = min(num_windows // MIN_TASKS + 1, MAX_WINDOWS_PER_TASK)
+        pieces = ledger.cut_windows(windows, per_task, max(TASK_S, num_windows // MAX_TASKS * TASK_S))
+    else:
+        pieces = ledger.cut(windows, MAX_WINDOWS_PER_TASK)
+    todo = _slices(pieces).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
 
     sample = partial(stages.sample_window, job.reader, job.scorer_facts.frame_size)
     # one window at a time, also where a task has many: a batch is in memory at once
@@ -139,7 +148,7 @@ def on_rows(function: Callable[[Row], Row], schema: pa.Schema) -> Callable[[pa.T
     return stage
 
 
-def _slices(parts: Sequence[Slice], rows_per_task: int) -> Dataset:
+def _slices(pieces: Sequence[Slice]) -> Dataset:
     """Return one row, in a block of its own, per slice that one task works on."""
-    items = [asdict(piece) for piece in ledger.cut(parts, rows_per_task)]
+    items = [asdict(piece) for piece in pieces]
     return ray.data.from_items(items, override_num_blocks=len(items))

@@ -236,6 +236,24 @@ def cut(parts: Sequence[Slice], rows_per_slice: int) -> list[Slice]:
     ]
 
 
+def cut_windows(parts: Sequence[Slice], most_windows: int, most_s: float) -> list[Slice]:
+    """Return slices of rows.WINDOW rows that together last at most `most_s`, or one window that lasts longer."""
+    pieces: list[Slice] = []
+    for part in parts:
+        fs, path = store.open_fs(part.uri)
+        with fs.open(path, "rb") as file:
+            table = pq.read_table(file, columns=["start_s", "end_s"])
+        lengths_s = (table["end_s"].to_numpy() - table["start_s"].to_numpy())[part.start : part.stop]
+        start, total_s = part.start, 0.0
+        for row, length_s in enumerate(lengths_s, part.start):
+            if row > start and (total_s + length_s > most_s or row - start == most_windows):
+                pieces.append(Slice(part.uri, start, row))
+                start, total_s = row, 0.0
+            total_s += length_s
+        pieces.append(Slice(part.uri, start, part.stop))
+    return pieces
+
+
 def read_slice(uri: str, start: int, stop: int) -> list[Row]:
     """Return rows [start, stop) of a Parquet file."""
     fs, path = store.open_fs(uri)

@@ -144,6 +144,15 @@ def test_lists_of_work_come_back_in_slices(out, monkeypatch):
     assert read == [f"{n:02d}.mp4" for n in range(25)]
 
 
+def test_short_windows_share_a_task_until_it_is_long_enough(out):
+    run = start(out)
+    lengths_s = [5, 5, 5, 300, 5, 400, 5, 5, 5, 5]
+    content = ({"window_id": str(n), "start_s": 10.0, "end_s": 10.0 + s} for n, s in enumerate(lengths_s))
+    parts = ledger.write_parts(run.manifest("windows"), content, rows.WINDOW)
+    pieces = [(piece.start, piece.stop) for piece in ledger.cut_windows(parts, 3, 300)]
+    assert pieces == [(0, 3), (3, 4), (4, 5), (5, 6), (6, 9), (9, 10)]
+
+
 def test_an_empty_list_of_work_writes_nothing(out):
     run = start(out)
     assert ledger.write_parts(run.manifest("files"), [], rows.FILE) == []
