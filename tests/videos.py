@@ -168,3 +168,14 @@ def damage(source: Path, target: Path, at: float, share: float) -> Path:
     data[first : first + length] = random.Random(1).randbytes(length)
     target.write_bytes(data)
     return target
+
+
+def drop_packets(source: Path, target: Path, dropped: range) -> Path:
+    """Copy a video's packets into another file, leaving some out by their place, as a hole in a recording does."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for index, packet in enumerate(old.demux(old.streams.video[0])):
+            if packet.size and index not in dropped:
+                packet.stream = stream
+                new.mux(packet)
+    return target

@@ -1,3 +1,4 @@
+import io
 import random
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from pipeline import decode as decoding
 from pipeline.decode import DECODERS, novelty, open_pyav
 from pipeline.errors import DecodeError
-from pipeline.frames import FrameSize, Policy
+from pipeline.frames import FrameSize, Policy, gather
 from pipeline.media import fitted_size
 from tests import videos
 from tests.decoding import decode
@@ -248,6 +249,60 @@ class TestBroken:
         np.testing.assert_allclose(np.asarray(numbers) / 30, found.pts_s_N, atol=1e-3)
         assert 130 <= len(numbers) < 150
         assert numbers[-1] == 894
+
+    @pytest.mark.usefixtures("path_taken")
+    @pytest.mark.parametrize("suffix", ["mkv", "ts"])
+    @pytest.mark.parametrize("hole", [range(40, 95), range(40, 52), range(30, 90)])
+    def test_no_picture_from_after_a_hole_passes_as_good(self, tmp_path, suffix, hole):
+        whole = videos.write_video(
+            tmp_path / "whole.mp4", numbers=range(150), gop=60, b_frames=0, options=videos.X264
+        )
+        path = videos.drop_packets(whole, tmp_path / f"hole.{suffix}", hole)
+        frames, twin = (decode(file, [k / 30 + 0.01 for k in range(150)], SIZE) for file in (path, whole))
+        place = {pts: index for index, pts in enumerate(frames.pts_s_N)}
+        num_good = 0
+        for k, sample in enumerate(frames.samples):
+            if sample.quality == "ok":
+                num_good += 1
+                assert k not in hole[1:]
+                np.testing.assert_array_equal(frames.data_NHWC[place[sample.pts_s]], twin.data_NHWC[k])
+        assert num_good >= hole.start + 30  # what is before the hole, and from the last key picture on
+
+    @pytest.mark.parametrize("hole", [range(0)])
+    def test_a_still_that_its_container_tells_of_is_good(self, tmp_path, hole):
+        path = videos.write_video(tmp_path / "still.mp4", numbers=[0, 1, 140, 141], gop=60, options=videos.X264)
+        assert {sample.quality for sample in decode(path, [0.0, 2.0, 4.0, 4.7], SIZE).samples} == {"ok"}
+        path = videos.drop_packets(path, tmp_path / "still.mkv", hole)
+        samples = decode(path, [0.0, 2.0, 4.68], SIZE).samples
+        assert [sample.quality for sample in samples] == ["ok", "stale", "stale"]
+        assert "it stood still, or the file has a hole" in samples[1].reason
+
+    def test_pictures_of_avi_without_times_are_in_order_and_say_so(self, tmp_path):
+        path = videos.write_video(tmp_path / "b.avi", codec="mpeg4", b_frames=2, gop=30)
+        frames = decode(path, [shown_at([0], k) for k in range(140)], SIZE)
+        assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == list(range(140))
+        assert {sample.quality for sample in frames.samples} == {"stale"}
+        assert all("no presentation times" in sample.reason for sample in frames.samples)
+
+    def test_a_clock_that_starts_again_goes_on_when_read_in_order(self, tmp_path):
+        parts = [
+            videos.write_video(
+                tmp_path / f"{n}.ts", numbers=numbers, start_s=0, b_frames=0, options=videos.X264
+            ).read_bytes()
+            for n, numbers in enumerate((range(90), range(90)))
+        ]
+        (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+
+        class InOrder(io.FileIO):
+            in_order = True
+
+        times_s = [k / 30 + 0.01 for k in range(180)]
+        with InOrder(tmp_path / "joined.ts") as file, open_pyav(file, "joined.ts") as look:
+            frames = gather(look(times_s, SIZE, Policy()), len(times_s))
+        shown = dict(zip(frames.pts_s_N.tolist(), map(videos.number, frames.data_NHWC), strict=True))
+        good = [(k % 90, shown[s.pts_s]) for k, s in enumerate(frames.samples) if s.quality == "ok"]
+        assert all(expected == found for expected, found in good)
+        assert len(good) >= 176  # the last packets before the joint are broken
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
