@@ -39,6 +39,8 @@ def _head(window: Row, query: Query) -> Row:
         "decode_s",
         "score_s",
         "frames_planned",
+        "read_bytes",
+        "read_requests",
     )
     qualities = [sample["quality"] for sample in window.get("samples", ())]
     return {

@@ -118,6 +118,8 @@ ANSWERS = pa.schema(
         ("frames_seen", pa.int32()),
         ("frames_stale", pa.int32()),
         ("frames_missing", pa.int32()),
+        ("read_bytes", pa.int64()),
+        ("read_requests", pa.int32()),
         ("tokens_dense", pa.int64()),
         ("tokens_used", pa.int64()),
         ("scorer", pa.string()),
