@@ -4,6 +4,7 @@ The command line is derived from these classes; a field's docstring is its help 
 """
 
 import hashlib
+import importlib.util
 import json
 from typing import Annotated, Any, Literal
 
@@ -56,14 +57,40 @@ class WindowConfig:
     """Frames looked at per second of video; more finds shorter events and costs as much more."""
     sampler: str = "rate"
     """Entry of SAMPLERS, or `package.module:function`."""
+    min_fps: Annotated[float, Field(gt=0, le=60)] = 0.2
+    """Fewest frames per second that samplers adaptive and scenes hand on; what is shorter than its inverse may be
+    missed."""
+    wake_change: Fraction = 0.012
+    """Mean luma change between two frames from which sampler adaptive looks at every frame again."""
+    still_change: Fraction = 0.006
+    """Mean luma change below which sampler adaptive takes the picture to stand still."""
+    count: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 32
+    """Frames of a window that sampler count looks at."""
 
     def __post_init__(self) -> None:
-        """Bound what one window holds in memory."""
-        if self.length_s * self.sample_fps > MAX_FRAMES:
+        """Bound what one window holds in memory, and check what its sampler needs."""
+        # a window may take in a tail shorter than a sampling period
+        if self.length_s * self.sample_fps > MAX_FRAMES - 1:
             msg = (
                 f"a window of {self.length_s:g} s at {self.sample_fps:g} frames per second holds"
-                f" {self.length_s * self.sample_fps:.0f} frames, more than {MAX_FRAMES}; make --window.length-s shorter"
+                f" {self.length_s * self.sample_fps:.0f} frames, more than {MAX_FRAMES - 1}; make --window.length-s"
+                " shorter"
             )
+            raise ConfigError(msg)
+        if self.sampler in ("adaptive", "scenes") and self.min_fps > self.sample_fps:
+            msg = (
+                f"sampler {self.sampler!r} is to hand on at least {self.min_fps:g} frames per second and look at"
+                f" {self.sample_fps:g}; lower --window.min-fps or raise --window.sample-fps"
+            )
+            raise ConfigError(msg)
+        if self.still_change > self.wake_change:
+            msg = (
+                f"--window.still-change {self.still_change:g} is above --window.wake-change {self.wake_change:g}: a"
+                " picture would stand still and change at once; swap them"
+            )
+            raise ConfigError(msg)
+        if self.sampler == "scenes" and importlib.util.find_spec("scenedetect") is None:
+            msg = "sampler 'scenes' needs the package scenedetect, which is not here; pip install 'reelsift[scenes]'"
             raise ConfigError(msg)
 
 
