@@ -7,6 +7,7 @@ header, the first picture and the tail are read.
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import av.error
@@ -15,7 +16,8 @@ from av.index import IndexEntries
 from pipeline.errors import ProbeError
 from pipeline.extent import Extent, extent
 from pipeline.media import Video, frame_s, open_video, reason, shown_size, turn_deg
-from pipeline.pictures import pictures
+from pipeline.mp4_keys import shown_keys
+from pipeline.pictures import VideoPacket, pictures
 from pipeline.survey import MAX_KEYS, Survey, survey
 
 logger = logging.getLogger(__name__)
@@ -99,10 +101,13 @@ class _Probe:
         found = survey(video) if is_at_hand else None
         if found is not None:
             video.reopen()
-        first = self._first_picture()
+        seen: list[int] = []
+        first = self._first_picture(seen)
         if found is None:
             found = Survey(num_packets=num_whole)
-            found.pictures_end_s, found.packets_end_s = _last_packets(video, declared_s)
+            found.pictures_end_s, found.packets_end_s = _last_packets(video, declared_s, seen)
+            if is_indexed and num_entries <= MAX_ENTRIES:
+                found.keys_s = shown_keys(video, self.size_bytes, seen, MAX_KEYS)
         self._judge_breaks(found)
         self._judge_end(found, declared_s, is_indexed, num_entries - num_whole)
         start_s = video.start * video.tick_s
@@ -123,10 +128,14 @@ class _Probe:
             "note": "; ".join(_few(self.damage) + self.missing + _few(self.remarks)),
         }
 
-    def _first_picture(self) -> dict[str, Any]:
-        """Decode the first picture; what keeps it from being the stream's first one is damage."""
+    def _first_picture(self, seen: list[int]) -> dict[str, Any]:
+        """Decode the first picture; what keeps it from being the stream's first one is damage.
+
+        Presentation times of the key packets that are read on the way are added to `seen`.
+        """
         video, troubles = self.video, list[str]()
-        found = next(pictures(video, video.container.demux(video.stream), troubles), None)
+        packets = _noting_keys(video.container.demux(video.stream), seen)
+        found = next(pictures(video, packets, troubles), None)
         if found is None:
             why = troubles[0] if troubles else "its index may be damaged"
             msg = (
@@ -221,11 +230,19 @@ def _declared_s(video: Video) -> float | None:
     return (offset + container.duration) / av.time_base
 
 
-def _last_packets(video: Video, declared_s: float | None) -> tuple[float, float]:
+def _noting_keys(packets: Iterator[VideoPacket], seen: list[int]) -> Iterator[VideoPacket]:
+    """Yield packets, and add the presentation times of key packets to a list."""
+    for packet in packets:
+        if packet.is_keyframe and packet.pts is not None and packet.size:
+            seen.append(packet.pts)
+        yield packet
+
+
+def _last_packets(video: Video, declared_s: float | None, seen: list[int]) -> tuple[float, float]:
     """Return when the last picture and the last packet of any stream end, in seconds of the file's own clock.
 
     The search starts shortly before the declared end and goes further back until it meets a picture: after a cut,
-    nothing can be read at the declared end.
+    nothing can be read at the declared end. Presentation times of key packets are added to `seen`.
     """
     for back_s in TAIL_S if declared_s is not None else ():
         target = round(((declared_s or 0) - back_s) / video.tick_s)
@@ -235,14 +252,14 @@ def _last_packets(video: Video, declared_s: float | None) -> tuple[float, float]
             video.container.seek(target, stream=video.stream)
         except av.error.FFmpegError:
             continue
-        ends = _read_ends(video)
+        ends = _read_ends(video, seen)
         if ends[0] > video.start * video.tick_s:
             return ends
     video.reopen()
-    return _read_ends(video)
+    return _read_ends(video, seen)
 
 
-def _read_ends(video: Video) -> tuple[float, float]:
+def _read_ends(video: Video, seen: list[int]) -> tuple[float, float]:
     """Return when the last picture and the last packet of any stream end, from here to the end of the file."""
     pictures_end_s = packets_end_s = 0.0
     try:
@@ -253,6 +270,8 @@ def _read_ends(video: Video) -> tuple[float, float]:
             packets_end_s = max(packets_end_s, end_s)
             if packet.stream_index == video.stream.index:
                 pictures_end_s = max(pictures_end_s, end_s)
+                if packet.is_keyframe:
+                    seen.append(packet.pts)
     except av.error.FFmpegError as error:
         logger.debug("%s: %s; nothing can be read from here on, this is the end", video.name, reason(error))
     return pictures_end_s, packets_end_s

@@ -124,6 +124,8 @@ class _Walk:
                 for packet in self.video.container.demux():
                     num_errors = 0
                     yield packet
+            except av.error.BlockingIOError:
+                num_errors += 1  # a transport stream's way to say that it has found no packet for a while
             except av.error.FFmpegError as error:
                 num_errors += 1
                 self._break(reason(error))
@@ -136,7 +138,7 @@ class _Walk:
         for text in (text.strip() for _, source, text in logs if source == name):
             if any(part in text for part in END_COMPLAINTS):
                 self.found.ends_short = True
-            else:
+            elif name != "mpegts":  # what is lost there shows in the packets' own counters
                 self._break(text, is_lost=False)
         logs.clear()
 
@@ -184,13 +186,11 @@ class _Walk:
 
     def _compare(self, packet: VideoPacket, pts: int) -> int:
         """Compare a packet's times with those before it; return its presentation time on a clock that goes on."""
-        dts = packet.dts
+        dts, tick_s = packet.dts, self.video.tick_s
         if dts is not None:
             if not self.is_indexed and dts + self.offset < self.latest_dts - self.back_ticks:
-                told_s = (
-                    (tick + self.offset) * self.video.tick_s for tick in (self.latest_dts - self.offset, dts)
-                )
-                self._break("the clock goes back from {:.1f} to {:.1f} s".format(*told_s), at_end=False)
+                before_s, after_s = ((self.latest_dts - self.offset) * tick_s, dts * tick_s)
+                self._break(f"the clock goes back from {before_s:.1f} to {after_s:.1f} s", at_end=False)
                 self.offset = self.latest_dts + (packet.duration or self.usual_ticks) - dts
                 self.before = None
             self.latest_dts = dts + self.offset
