@@ -236,10 +236,16 @@ def _read(origin: Origin, message: Message) -> bytes:
     """Return the bytes that a child asks for.
 
     Raises:
-        BrokenChildError: it does not ask for bytes of the file.
+        BrokenChildError: it has the file itself, or does not ask for bytes.
     """
     position, num_bytes = message.get("position"), message.get("num_bytes")
-    if not isinstance(position, int) or not isinstance(num_bytes, int) or position < 0 or num_bytes < 1:
+    has_it = origin.file is not None
+    if (
+        has_it
+        or not isinstance(position, int)
+        or not isinstance(num_bytes, int)
+        or min(position, num_bytes - 1) < 0
+    ):
         msg = f"it asks for {num_bytes!r} bytes at {position!r}"
         raise BrokenChildError(msg[:300])
     if position >= origin.pinned.size_bytes:

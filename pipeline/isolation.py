@@ -198,7 +198,7 @@ def _error_of(failed: FailedError, uri: str, error: type[RowError]) -> RowError:
     if failed.type not in ("ProbeError", "DecodeError"):
         logger.error("%s: unexpected error in the decoding child\n%s", uri, failed.trace)
         return error(f"{uri}: unexpected {failed.type} while reading ({failed}); please report it")
-    found = error(str(failed))
+    found = error(str(failed) if uri in str(failed) else f"{uri}: {failed}")
     if isinstance(found, ProbeError):
         found.status = "no_video" if failed.status == "no_video" else "unreadable"
     return found

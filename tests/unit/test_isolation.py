@@ -1,0 +1,423 @@
+"""Real children that misbehave: each costs its video a reasoned failure, and nobody else anything."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline import isolation, quarantine
+from pipeline.child_process import PASSED_ON
+from pipeline.config import DecodeConfig, WindowConfig
+from pipeline.errors import ConfigError, DecodeError, ProbeError
+from pipeline.frames import FrameSize, Policy
+from pipeline.isolation import Reader
+from tests import videos
+
+ROOT = Path(__file__).parents[2]
+SIZE = FrameSize(96, 160)
+SECRET = "wJalrXUtnFEMI-not-for-children"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the lock-down is for Linux")
+
+
+def reader(decoder="by_name", *, timeout_s=30.0, memory_mb=512, folder="") -> Reader:
+    config = DecodeConfig(
+        decoder=f"tests.hostile_decoders:{decoder}", timeout_s=timeout_s, memory_mb=memory_mb
+    )
+    return Reader(config, WindowConfig(), str(folder))
+
+
+def row(path: Path) -> dict:
+    """A rows.WINDOW row as far as it is needed to read from it."""
+    status = path.stat()
+    return {
+        "uri": str(path), "video_id": path.stem, "version": "1", "size_bytes": status.st_size,
+        "etag": str(status.st_mtime_ns), "start_s": 0.0, "end_s": 3.0,
+    }  # fmt: skip
+
+
+def named(folder: Path, kind: str) -> dict:
+    """A file that does not matter, but for its name."""
+    path = folder / f"{kind}.mp4"
+    path.write_bytes(b"\0" * 2**16)
+    return row(path)
+
+
+def look(reader: Reader, window: dict) -> np.ndarray:
+    return reader.look(window, [0.0, 1.0, 2.0], SIZE)[0].data_NHWC
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_leaks():
+    """Descriptors and memory of this process stay what they were, over all the children of this module."""
+    this = psutil.Process()
+    num_open, held_bytes = this.num_fds(), this.memory_info().rss
+    yield
+    isolation.drop_child()
+    assert children() == []
+    assert this.num_fds() <= num_open + 1  # the library that reads /proc keeps one
+    assert this.memory_info().rss < held_bytes + 200 * 2**20
+
+
+BREAKS = {
+    "segfault": "SIGSEGV",
+    "abort": r"SIGABRT: malloc\(\): corrupted top size",
+    "loop": "ended after 1 s",
+    "sleep": "ended after 1 s",
+    "hold_the_lock": "ended after 1 s",
+    "drip": "ended after 1 s",
+    "endless_plans": "ended after 1 s",
+    "endless_reads": "asks for 1048576 bytes at 0",
+    "fill_memory": r"more than 512 MB \(--decode.memory-mb\)",
+    "leave": "exit code 7",
+    "leave_at_once": "exit code 0",
+    "close_socket": "closed its connection",
+    "garbage": "cannot be a message",
+    "deep_json": "cannot be a message: not JSON",
+    "three_gb": "3221225472",
+    "wrong_shape": r"a picture of \[96, 161, 3\]",
+    "endless": "more than 3 samples",
+    "negative_read": "asks for 5 bytes at -5",
+    "plan_of_text": "no list of ranges",
+}
+"""Decoder, and what is said of it."""
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_decoder_that_breaks_costs_its_video_only(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation, "TRIES", 1)
+    ours = reader(timeout_s=1.0 if "after 1 s" in BREAKS[kind] else 30.0)
+    with pytest.raises(DecodeError, match=BREAKS[kind]) as caught:
+        look(ours, named(tmp_path, kind))
+    assert str(tmp_path / f"{kind}.mp4") in str(caught.value)
+    assert children() == []
+    assert look(ours, named(tmp_path, "good")).shape == (3, 96, 160, 3)
+
+
+FAILS = {
+    "mistake": "unexpected IndexError while reading",
+    "fork": "unexpected PermissionError",
+    "start_threads": "unexpected RuntimeError while reading .*thread",
+    "connect": "connect: PermissionError",
+    "read_file": r"read: \['PermissionError', 'PermissionError', 'PermissionError'\]",
+    "write_file": "write: PermissionError",
+    "start_program": "exec: PermissionError",
+    "kill_worker": "kill: PermissionError",
+}
+
+
+def test_what_is_refused_is_an_error_and_the_child_goes_on(tmp_path):
+    """`start_threads` comes last: what it has started runs on."""
+    pids = set()
+    for kind in sorted(FAILS, key="start_threads".__eq__):
+        with pytest.raises(DecodeError, match=FAILS[kind]) as caught:
+            look(reader(), named(tmp_path, kind))
+        assert str(tmp_path / f"{kind}.mp4") in str(caught.value)
+        pids |= {child.pid for child in children()}
+    assert len(pids) == 1
+
+
+def test_standard_error_never_fills(tmp_path):
+    assert len(look(reader(timeout_s=20), named(tmp_path, "flood_errors"))) == 3
+
+
+def test_descriptors_that_a_child_pushes_are_not_taken(tmp_path):
+    num_open = psutil.Process().num_fds()
+    assert len(look(reader(timeout_s=20), named(tmp_path, "pass_file"))) == 3
+    isolation.drop_child()
+    assert psutil.Process().num_fds() <= num_open
+
+
+def test_the_second_break_is_the_last(tmp_path):
+    """The third request starts no child, in this process and in every other of the run."""
+    folder, bad = tmp_path / "quarantine", named(tmp_path, "segfault")
+    ours = reader(folder=folder)
+    with pytest.raises(DecodeError, match="broke its decoder 2 times, it ended with SIGSEGV"):
+        look(ours, bad)
+    assert children() == []
+    with pytest.raises(DecodeError, match="not opened again in this run, its decoder broke 2 times"):
+        look(ours, bad)
+    with pytest.raises(ProbeError, match="not opened again in this run"):
+        ours.probe(bad)
+    assert children() == []
+    code = f"""
+        from pathlib import Path
+        import psutil
+        from pipeline.errors import DecodeError
+        from tests.unit.test_isolation import look, reader, row
+        try:
+            look(reader(folder={str(folder)!r}), row(Path({bad["uri"]!r})))
+        except DecodeError as error:
+            print(error, len(psutil.Process().children()))
+    """
+    done = run(code)
+    assert "not opened again in this run, its decoder broke 2 times: it ended with SIGSEGV" in done
+    assert done.endswith(" 0")
+    assert len(look(ours, named(tmp_path, "good"))) == 3
+
+
+def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path):
+    """The child of the first video is broken by the second, which a fresh child can read; nothing is written down."""
+    folder = tmp_path / "quarantine"
+    ours = reader("crash_on_second", folder=folder)
+    for kind in "abcd":
+        assert len(look(ours, named(tmp_path, kind))) == 3
+    assert not folder.exists()
+
+
+def test_a_child_that_grows_is_replaced_before_it_is_full(tmp_path):
+    ours = reader("leak", memory_mb=256)
+    for index in range(12):
+        assert len(look(ours, named(tmp_path, f"video{index}"))) == 3
+
+
+def test_nothing_of_the_environment_is_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    with pytest.raises(DecodeError, match=r"environ: .*PATH") as caught:
+        look(reader(), named(tmp_path, "tell_environment"))
+    assert SECRET not in str(caught.value)
+    assert "AWS" not in str(caught.value)
+    [child] = children()
+    folder = Path(f"/proc/{child.pid}")
+    assert SECRET.encode() not in (folder / "cmdline").read_bytes()
+    try:
+        environment, open_files = (folder / "environ").read_bytes(), (folder / "fd").iterdir()
+        kinds = [str(file.readlink()).partition(":")[0] for file in open_files]
+    except PermissionError:  # the child is not to be looked into by its own user either
+        return
+    names = {entry.partition(b"=")[0].decode() for entry in environment.split(b"\0") if entry}
+    assert names <= {*PASSED_ON, "PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    assert sorted(kinds) == ["/dev/null", "pipe", "pipe", "socket"]
+
+
+@pytest.mark.parametrize("kind", ["good", "hold_the_lock"])
+def test_a_child_ends_with_its_worker(kind, tmp_path):
+    """Whatever it is doing then: waiting, or held in foreign code that minds no signal."""
+    named(tmp_path, kind)
+    code = f"""
+        import time
+        from pathlib import Path
+        from tests.unit.test_isolation import look, reader, row
+        look(reader(timeout_s=100), row(Path({str(tmp_path / kind)!r} + ".mp4")))
+        time.sleep(100)
+    """
+    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := [child for child in psutil.Process(worker.pid).children() if is_locked(child)]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)  # the request follows at once
+        assert is_locked(found[0])
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    gone, alive = psutil.wait_procs(found, timeout=20)
+    assert (len(gone), alive) == (1, [])
+
+
+def is_locked(process: psutil.Process) -> bool:
+    """Whether it has given everything up, which it does right before its first request."""
+    try:
+        return "Seccomp:\t2" in Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_threads_take_turns_and_outlive_nothing(tmp_path):
+    """Each gets its own pictures, from the one child, which does not end with the thread that started it."""
+    ours = reader("grey_of_name", timeout_s=30)
+    found: dict[int, set[int]] = {grey: set() for grey in (10, 20, 30)}
+    pids: set[int] = set()
+
+    def work(grey: int, window: dict) -> None:
+        for _ in range(20):
+            found[grey] |= set(np.unique(look(ours, window)).tolist())
+            pids.update(child.pid for child in children())
+
+    work(10, named(tmp_path, "10"))
+    for first in (True, False):
+        threads = [
+            threading.Thread(target=work, args=(grey, named(tmp_path, str(grey)))) for grey in (20, 30)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == {10: {10}, 20: {20}, 30: {30}}, first
+    assert len(pids) == 1
+
+
+def test_a_child_started_by_a_thread_outlives_it(tmp_path):
+    ours = reader()
+    thread = threading.Thread(target=look, args=(ours, named(tmp_path, "good")))
+    thread.start()
+    thread.join()
+    [child] = children()
+    look(ours, named(tmp_path, "good"))
+    assert children() == [child]
+
+
+def test_a_forked_worker_has_a_child_of_its_own(tmp_path):
+    ours, window = reader(), named(tmp_path, "good")
+    look(ours, window)
+    [child] = children()
+    pid = os.fork()
+    if not pid:  # pragma: no cover
+        code = 1
+        try:
+            started_anew = children() == []
+            look(ours, window)
+            code = 0 if started_anew and len(children()) == 1 else 2
+            isolation.drop_child()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    look(ours, window)
+    assert children() == [child]
+
+
+def test_a_reader_is_small_and_holds_nothing(tmp_path):
+    ours = reader()
+    look(ours, named(tmp_path, "good"))
+    assert len(pickle.dumps(ours)) < 1000
+    assert pickle.loads(pickle.dumps(ours)) == ours
+
+
+def test_other_settings_have_another_child(tmp_path):
+    window = named(tmp_path, "good")
+    look(reader(), window)
+    [first] = children()
+    look(reader(memory_mb=600), window)
+    assert len(children()) == 1
+    assert children() != [first]
+
+
+@pytest.mark.parametrize("decoder", ["no_such_name", "HEADER"])
+def test_a_decoder_that_cannot_be_used_stops_the_run(decoder, tmp_path):
+    with pytest.raises(ConfigError, match=f"tests.hostile_decoders:{decoder}"):
+        look(reader(decoder), named(tmp_path, "good"))
+
+
+def test_a_child_that_cannot_start_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ConfigError, match=r"cannot be started .* exit code 1"):
+        look(reader(), named(tmp_path, "good"))
+
+
+def test_a_file_that_changes_is_refused(tmp_path):
+    window = named(tmp_path, "good")
+    with pytest.raises(DecodeError, match="has changed since it was listed"):
+        look(reader(), {**window, "etag": "1"})
+
+
+def test_real_pictures_come_through(tmp_path):
+    path, numbers = videos.write_intact(tmp_path, "h264.mp4")
+    ours = Reader(DecodeConfig(memory_mb=512), WindowConfig(sample_fps=2))
+    columns = ours.probe(row(path))
+    assert (columns["status"], columns["codec"], columns["width_px"]) == ("ok", "h264", 160)
+    assert columns["duration_s"] == pytest.approx(len(numbers) / 30)
+    frames, _ = ours.sample(row(path), SIZE, Policy())
+    assert [videos.number(picture) for picture in frames.data_NHWC] == [0, 15, 30, 45, 60, 75]
+    frames, _ = ours.look(row(path), [2.0, 1.0, 2.0], SIZE)
+    assert [videos.number(picture) for picture in frames.data_NHWC] == [30, 60]
+
+
+def test_what_is_no_video_is_said_by_the_probe(tmp_path):
+    with pytest.raises(ProbeError) as caught:
+        reader().probe(row(videos.write_audio(tmp_path / "a.m4a")))
+    assert caught.value.status == "no_video"
+
+
+SAMPLE = {"wanted_s": 0.0, "pts_s": 0.0, "off_s": 0.0, "is_key": True, "quality": "ok", "reason": ""}
+PIXELS = bytes(96 * 160 * 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "pixels"),
+    [
+        ({}, [96, 160, 3], PIXELS[:-1]),
+        ({}, [96, 160, 4], bytes(96 * 160 * 4)),
+        ({}, [95, 160, 3], bytes(95 * 160 * 3)),
+        ({}, [-1, 160, 3], PIXELS),
+        ({}, [96, 160], PIXELS),
+        ({}, "abc", PIXELS),
+        ({}, 7, PIXELS),
+        ({}, {"96": 1}, PIXELS),
+        ({"pts_s": float("nan")}, [96, 160, 3], PIXELS),
+        ({"pts_s": "soon"}, [96, 160, 3], PIXELS),
+        ({"wanted_s": None}, [96, 160, 3], PIXELS),
+        ({"quality": "great"}, None, b""),
+        ({"reason": 5}, None, b""),
+    ],
+)
+def test_pictures_that_make_no_sense_are_not_believed(changes, shape, pixels):
+    answers = iter([({"is": "shot", "sample": SAMPLE | changes, "shape": shape}, bytearray(pixels))])
+    with pytest.raises(isolation.BrokenChildError, match="makes no sense"):
+        isolation._frames(answers, SIZE, 3)
+
+
+def test_times_that_go_back_are_not_believed():
+    shots = [({"is": "shot", "sample": SAMPLE | {"pts_s": s}, "shape": [96, 160, 3]}, PIXELS) for s in (2, 1)]
+    with pytest.raises(isolation.BrokenChildError, match="increase"):
+        isolation._frames(iter(shots), SIZE, 3)
+
+
+def test_samples_without_pictures_end_too():
+    shots = iter([({"is": "shot", "sample": SAMPLE, "shape": None}, bytearray())] * 4)
+    with pytest.raises(isolation.BrokenChildError, match="more than 3 samples"):
+        isolation._frames(shots, SIZE, 3)
+
+
+COLUMNS = {"status": "ok", "duration_s": 3.0, "key_times_s": [], "codec": "h264"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        None, [], "ok", {}, {"status": "ok"}, COLUMNS | {"status": "great"}, COLUMNS | {"duration_s": None},
+        COLUMNS | {"duration_s": "long"}, COLUMNS | {"key_times_s": 5}, COLUMNS | {"codec": 1},
+        COLUMNS | {"width_px": 2**40}, COLUMNS | {"width_px": 2**80}, COLUMNS | {"no_such_column": 1},
+    ],
+)  # fmt: skip
+def test_columns_that_make_no_sense_are_not_believed(columns):
+    with pytest.raises(isolation.BrokenChildError, match="makes no sense"):
+        isolation._columns(iter([({"is": "probed", "columns": columns}, bytearray())]))
+
+
+def run(code: str) -> str:
+    """Run code in a process of its own; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_longest_video(tmp_path, monkeypatch):
+    path, _ = videos.write_intact(tmp_path, "h264.mp4")
+    monkeypatch.setattr(isolation, "LONGEST_S", 4.0)
+    with pytest.raises(ProbeError, match="its times say that it lasts 5 s"):
+        Reader(DecodeConfig(), WindowConfig()).probe(row(path))
+
+
+def test_quarantine_is_not_asked_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation, "TRIES", 1)
+    ours, bad = reader(), named(tmp_path, "leave_at_once")
+    for _ in range(2):
+        with pytest.raises(DecodeError, match="exit code 0"):
+            look(ours, bad)
+    assert quarantine.reason("", "leave_at_once-1") == ""
