@@ -28,6 +28,8 @@ class Extent:
     """Where its last piece ends by its own account; 0 if that is not known."""
     missing_bytes: int = 0
     """How much of its last piece is missing."""
+    broken_at: int = 0
+    """The byte at which the chain of mp4 boxes breaks; 0 if it does not."""
     is_in_step: bool = True
     """Pieces of fixed size lie where they should; otherwise bytes are missing in between."""
 
@@ -42,8 +44,9 @@ def extent(file: BinaryIO, size_bytes: int, max_pieces: int) -> Extent:
     """
     head = read_at(file, 0, HEAD_BYTES)
     if head[4:8] in MP4_BOXES:
-        declared = _mp4_end(file, size_bytes, max_pieces)
-    elif head[:4] == MKV_HEADER:
+        declared, broken_at = _mp4_end(file, size_bytes, max_pieces)
+        return Extent(declared, max(0, declared - size_bytes), broken_at)
+    if head[:4] == MKV_HEADER:
         declared = _mkv_end(head)
     elif head[:4] == b"RIFF":
         declared = _avi_end(file, size_bytes, max_pieces)
@@ -52,22 +55,23 @@ def extent(file: BinaryIO, size_bytes: int, max_pieces: int) -> Extent:
     return Extent(declared, max(0, declared - size_bytes))
 
 
-def _mp4_end(file: BinaryIO, size_bytes: int, max_pieces: int) -> int:
-    """Return where the last top-level box ends (ISO/IEC 14496-12, 4.2)."""
+def _mp4_end(file: BinaryIO, size_bytes: int, max_pieces: int) -> tuple[int, int]:
+    """Return where the last top-level box ends and where the chain of boxes breaks (ISO/IEC 14496-12, 4.2)."""
     position = 0
     for _ in range(max_pieces):
         head = read_at(file, position, 16)
-        length = int.from_bytes(head[:4])
+        length, name = int.from_bytes(head[:4]), head[4:8]
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:16])
-        if len(head) < 8 or length < 8:  # 0 = to the end of the file
-            return 0
-        position += length
-        if position > size_bytes:
-            return position if head[4:8] in MP4_DATA else 0
-        if position == size_bytes:
-            return 0
-    return 0
+        end = position + length
+        if position == size_bytes or len(head) < 8 or length == 0:  # 0 = to the end of the file
+            break
+        if end > size_bytes and name in MP4_DATA:
+            return end, 0
+        if length < 8 or end > size_bytes:
+            return 0, position
+        position = end
+    return 0, 0
 
 
 def _mkv_end(head: bytes) -> int:
@@ -119,7 +123,7 @@ def _ts_extent(file: BinaryIO, head: bytes, size_bytes: int) -> Extent:
         lead = 4 if packet_bytes == M2TS_PACKET_BYTES else 0
         rest = (span - last + lead) % packet_bytes
         missing = packet_bytes - rest if rest else 0
-        return Extent(size_bytes + missing, missing, (start + last - first) % packet_bytes == 0)
+        return Extent(size_bytes + missing, missing, 0, (start + last - first) % packet_bytes == 0)
     return Extent()
 
 

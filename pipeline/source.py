@@ -18,7 +18,7 @@ from pipeline.extent import Extent, extent
 from pipeline.media import Video, frame_s, open_video, reason, shown_size, turn_deg
 from pipeline.mp4_keys import shown_keys
 from pipeline.pictures import VideoPacket, pictures
-from pipeline.survey import MAX_KEYS, Survey, survey
+from pipeline.survey import MAX_KEYS, Survey, packets_of, survey
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ TAIL_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 
 """How far before its declared end a file is searched for its last packet."""
 SLACK_S = 0.5
 """A file may end this much (or 3 frames) before its declared end and still count as whole."""
+JUNK_BYTES = 64 * 2**10
+"""So much may follow the last box of an mp4 file and be none."""
 MAX_ASPECT = 16
 """Pixels further from square than this are taken for a mistake."""
 MAX_NOTES = 4
@@ -98,7 +100,7 @@ class _Probe:
         is_indexed = video.has_index
         num_whole, num_entries = _count_whole(entries, self.size_bytes) if is_indexed else (0, 0)
         declared_s = _declared_s(video)
-        found = survey(video) if is_at_hand else None
+        found = survey(video, self.size_bytes) if is_at_hand else None
         if found is not None:
             video.reopen()
         seen: list[int] = []
@@ -108,8 +110,12 @@ class _Probe:
             found.pictures_end_s, found.packets_end_s = _last_packets(video, declared_s, seen)
             if is_indexed and num_entries <= MAX_ENTRIES:
                 found.keys_s = shown_keys(video, self.size_bytes, seen, MAX_KEYS)
-        self._judge_breaks(found)
         self._judge_end(found, declared_s, is_indexed, num_entries - num_whole)
+        self._judge_breaks(found)
+        if is_at_hand and found.num_packets < num_whole <= MAX_ENTRIES:
+            self.damage.append(
+                f"{num_whole - found.num_packets} of {num_whole} packets of the index are not there"
+            )
         start_s = video.start * video.tick_s
         duration_s = max(found.pictures_end_s - start_s, first["delay_s"] + self.picture_s)
         keys_s = sorted(found.keys_s) if len(found.keys_s) <= MAX_KEYS else []
@@ -162,8 +168,8 @@ class _Probe:
         start_s = self.video.start * self.video.tick_s
         if not self.extent.is_in_step:
             self.damage.append("bytes are missing in between: packets do not lie in step with the first one")
-        is_cut = found.ends_short or self.extent.missing_bytes > 0
-        for broken in found.broken:
+        is_cut = bool(self.missing)
+        for broken in (*found.broken, *found.lost):
             text = f"{broken.why} (at {broken.at_s - start_s:.1f} s)"
             if not broken.at_end or (broken.is_lost and not is_cut):
                 self.damage.append(text)
@@ -194,6 +200,11 @@ class _Probe:
             elif missing or found.ends_short:
                 self.missing.append(f"it ends {missing} bytes early, pictures end at {end_s:.1f} s")
             return
+        if self.extent.broken_at and self.size_bytes - self.extent.broken_at > JUNK_BYTES:
+            self.damage.append(
+                f"the chain of boxes breaks at byte {self.extent.broken_at}: what follows is lost"
+            )
+            return
         pictures_s = (video.stream.duration or 0) * video.tick_s
         if declared_s is not None and not reaches_end and (missing or not self.extent.declared_bytes):
             ends = found.packets_end_s - start_s
@@ -217,7 +228,8 @@ def _count_whole(entries: IndexEntries, size_bytes: int) -> tuple[int, int]:
     num = len(entries)
     if num > MAX_ENTRIES:
         return num, num
-    return sum(entry.pos + entry.size <= size_bytes for entry in entries), num
+    sizes = [(entry.pos + entry.size <= size_bytes) for entry in entries if entry.size]
+    return sum(sizes), len(sizes)
 
 
 def _declared_s(video: Video) -> float | None:
@@ -263,7 +275,7 @@ def _read_ends(video: Video, seen: list[int]) -> tuple[float, float]:
     """Return when the last picture and the last packet of any stream end, from here to the end of the file."""
     pictures_end_s = packets_end_s = 0.0
     try:
-        for packet in video.container.demux():
+        for packet in packets_of(video):
             if packet.pts is None or not packet.size or packet.is_corrupt or packet.is_discard:
                 continue
             end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)

@@ -29,6 +29,17 @@ MAX_KEPT = 1000
 """Jumps and gaps that are remembered."""
 RESTART_S = 6 * 3600.0
 """A clock that jumps this far forward was set, or wrapped around when it went back."""
+MARKS = {
+    "mpeg4": b"\0\0\1", "mpeg2video": b"\0\0\1", "mpeg1video": b"\0\0\1", "mjpeg": b"\xff\xd8",
+}  # fmt: skip
+"""How every packet of a codec begins."""
+LEAST_BYTES = 16
+"""Shorter packets hold no picture of their own."""
+INCOMPLETE = "packets are marked as incomplete"
+LAST_PACKETS = 3
+"""What is broken among these may be the end of a file that was cut."""
+UNREAD_BYTES = 128 * 2**10
+"""A demuxer that stops this far before the end has lost its way; less may be an index or padding."""
 END_COMPLAINTS = ("ended prematurely", "partial file")
 """What libav's demuxers say when bytes are missing at the end."""
 
@@ -39,9 +50,10 @@ class Broken:
 
     why: str
     at_s: float
-    count: int = 1
     is_lost: bool = True
     """A packet is known to be lost; otherwise the demuxer met something that it does not understand."""
+    packet: int = 0
+    """How many packets of the video stream came before it."""
     at_end: bool = True
     """Nothing whole came after it."""
 
@@ -58,21 +70,36 @@ class Survey:
     packets_end_s: float = 0.0
     broken: list[Broken] = field(default_factory=list)
     """What cannot be decoded, first things first."""
+    lost: list[Broken] = field(default_factory=list)
+    """What is not there any more."""
     ends_short: bool = False
     """The demuxer says that the file ends inside something, or it ends with a packet that is not all there."""
     stills_s: list[tuple[float, float]] = field(default_factory=list)
     """Between which times no picture comes up, while no other stream goes on."""
 
 
-def survey(video: Video) -> Survey:
-    """Read every packet of a freshly opened file; about 10 us of CPU each."""
-    return _Walk(video).run()
+def survey(video: Video, size_bytes: int) -> Survey:
+    """Read every packet of a freshly opened file of so many bytes; about 6 us of CPU each."""
+    return _Walk(video, size_bytes).run()
+
+
+def packets_of(video: Video) -> "Iterator[Any]":
+    """Yield the packets of all streams.
+
+    Raises:
+        av.error.FFmpegError: the demuxer stumbled; it may go on.
+    """
+    try:
+        yield from video.container.demux()
+    except IndexError:
+        return  # PyAV at the end of a file in which streams came up that were not there at its beginning
 
 
 class _Walk:
     """One pass over a file."""
 
-    def __init__(self, video: Video) -> None:
+    def __init__(self, video: Video, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
         context: Any = video.stream.codec_context
         self.video = video
         start_s = video.start * video.tick_s
@@ -92,7 +119,7 @@ class _Walk:
         """What is added to times, so that a clock that starts again goes on."""
         self.before: VideoPacket | None = None
         self.latest = self.latest_dts = -(2**63)
-        self.is_last_cut = False
+        self.mark = MARKS.get(context.codec.canonical_name, b"")
         self.has_times = video.is_timed
         self.jumps_s: list[tuple[float, float]] = []
         self.gaps_s: list[tuple[float, float]] = []
@@ -112,7 +139,7 @@ class _Walk:
                 elif packet.pts is not None:
                     self._hear(packet)
             self._complain(logs)
-        found.ends_short |= self.is_last_cut
+        self._judge_last()
         self._judge_jumps()
         return found
 
@@ -121,7 +148,7 @@ class _Walk:
         num_errors = 0
         while num_errors < MAX_ERRORS:
             try:
-                for packet in self.video.container.demux():
+                for packet in packets_of(self.video):
                     num_errors = 0
                     yield packet
             except av.error.BlockingIOError:
@@ -142,14 +169,18 @@ class _Walk:
                 self._break(text, is_lost=False)
         logs.clear()
 
-    def _break(self, why: str, *, is_lost: bool = True, at_end: bool = True) -> None:
-        """Note that something is broken here."""
+    def _break(self, why: str, *, is_lost: bool = True) -> None:
+        """Note that something is broken here; what follows it without a whole packet in between belongs to it."""
         broken = self.found.broken
-        if broken and broken[-1].at_end and at_end:
-            broken[-1].count += 1
+        if broken and broken[-1].at_end:
             broken[-1].is_lost |= is_lost
         elif len(broken) < MAX_KEPT:
-            broken.append(Broken(why, self._clock_s(), is_lost=is_lost, at_end=at_end))
+            broken.append(Broken(why, self._clock_s(), is_lost, self.found.num_packets))
+
+    def _lose(self, why: str, at_s: float) -> None:
+        """Note that something before this place is lost."""
+        if len(self.found.lost) < MAX_KEPT:
+            self.found.lost.append(Broken(why, at_s, at_end=False))
 
     def _clock_s(self) -> float:
         """Return the latest time of a picture until now."""
@@ -159,12 +190,8 @@ class _Walk:
         """Look at a packet of the video stream."""
         found, pts = self.found, packet.pts
         found.num_packets += 1
-        self.is_last_cut = packet.is_corrupt
-        if packet.is_corrupt:
-            self._break("packets are marked as incomplete")
-            return
-        if self.num_length and not is_chain(memoryview(packet), self.num_length):
-            self._break("packets are overwritten: the lengths of their units do not fit")
+        if why := self._fault(packet):
+            self._break(why)
             return
         if found.broken:
             found.broken[-1].at_end = False
@@ -184,13 +211,28 @@ class _Walk:
         found.pictures_end_s = max(found.pictures_end_s, (pts + (packet.duration or 0)) * tick_s)
         found.packets_end_s = max(found.packets_end_s, found.pictures_end_s)
 
+    def _fault(self, packet: VideoPacket) -> str:
+        """Return why a packet cannot be decoded; nothing if it may well be."""
+        if packet.is_corrupt:
+            return INCOMPLETE
+        data = memoryview(packet)
+        if self.num_length and not is_chain(data, self.num_length):
+            return "packets are overwritten: the lengths of their units do not fit"
+        if self.mark and len(data) >= LEAST_BYTES:
+            is_marked = bytes(data[: len(self.mark)]) == self.mark
+            if self.found.num_packets == 1 and not is_marked:
+                self.mark = b""  # these packets are cut otherwise
+            elif not is_marked:
+                return "packets are overwritten: they do not begin as they must"
+        return ""
+
     def _compare(self, packet: VideoPacket, pts: int) -> int:
         """Compare a packet's times with those before it; return its presentation time on a clock that goes on."""
         dts, tick_s = packet.dts, self.video.tick_s
         if dts is not None:
             if not self.is_indexed and dts + self.offset < self.latest_dts - self.back_ticks:
                 before_s, after_s = ((self.latest_dts - self.offset) * tick_s, dts * tick_s)
-                self._break(f"the clock goes back from {before_s:.1f} to {after_s:.1f} s", at_end=False)
+                self._lose(f"the clock goes back from {before_s:.1f} to {after_s:.1f} s", self._clock_s())
                 self.offset = self.latest_dts + (packet.duration or self.usual_ticks) - dts
                 self.before = None
             self.latest_dts = dts + self.offset
@@ -210,7 +252,7 @@ class _Walk:
             counter.misses(memoryview(before))
             is_hole |= counter.misses(memoryview(after))
         if is_hole:
-            self._break(f"pictures are missing between {start_s:.1f} and {end_s:.1f} s", at_end=False)
+            self._lose(f"pictures are missing between {start_s:.1f} and {end_s:.1f} s", start_s)
         elif len(self.jumps_s) < MAX_KEPT:
             self.jumps_s.append((start_s, end_s))
 
@@ -228,14 +270,25 @@ class _Walk:
                 self.gaps_s.append((before_s, start_s))
             self.sound_end_s[index] = max(before_s, end_s)
 
+    def _judge_last(self) -> None:
+        """Tell what is broken at the end of the file from what is broken in the middle."""
+        found = self.found
+        for last in found.broken[-1:]:
+            last.at_end |= found.num_packets - last.packet < LAST_PACKETS
+            found.ends_short |= last.at_end and last.why == INCOMPLETE
+        left = self.size_bytes - self.video.file.tell()
+        if left > UNREAD_BYTES and "matroska" in self.video.container.format.name:
+            found.broken.append(
+                Broken(f"nothing is found in the last {left} bytes", self._clock_s(), at_end=False)
+            )
+
     def _judge_jumps(self) -> None:
         """Call pictures missing where the sound misses as well; where it goes on, a picture stood still."""
         found = self.found
         for start_s, end_s in self.jumps_s:
             shared_s = max((min(end_s, end) - max(start_s, start) for start, end in self.gaps_s), default=0.0)
             if shared_s > (end_s - start_s) / 2:
-                why = f"pictures and sound are missing between {start_s:.1f} and {end_s:.1f} s"
-                found.broken.append(Broken(why, start_s, at_end=False))
+                self._lose(f"pictures and sound are missing between {start_s:.1f} and {end_s:.1f} s", start_s)
             elif max(self.sound_end_s.values(), default=0.0) < end_s:
                 found.stills_s.append((start_s, end_s))
 
