@@ -27,6 +27,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from pipeline import gops
 from pipeline.byte_runs import announce
 from pipeline.decode_decord import open_decord
+from pipeline.decode_torchcodec import open_torchcodec
 from pipeline.errors import DecodeError
 from pipeline.frames import Decoder, FrameSize, LookFn, Policy, Sample, Shot
 from pipeline.gops import Choice
@@ -364,4 +365,4 @@ def _stale(video: Video) -> int:
     return round(max(2 * frame_s(video.stream), STALE_S) / video.tick_s)
 
 
-DECODERS: dict[str, Decoder] = {"pyav": open_pyav, "decord": open_decord}
+DECODERS: dict[str, Decoder] = {"pyav": open_pyav, "decord": open_decord, "torchcodec": open_torchcodec}

@@ -6,6 +6,7 @@ seek and the pictures from the key picture before on, so a sampler asks for all 
 when it wants something else.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -71,17 +72,17 @@ def sample_scenes(start_s: float, end_s: float, config: WindowConfig, look: Look
     """
     try:
         # only who wants scenes pays for OpenCV
-        from scenedetect import ContentDetector, FrameTimecode  # noqa: PLC0415
+        scenedetect: Any = importlib.import_module("scenedetect")
     except ImportError as error:
         msg = f"sampler 'scenes' needs the package scenedetect ({error}); pip install 'reelsift[scenes]'"
         raise ConfigError(msg) from error
 
-    # cuts come one by one at a low rate: no shortest scene
-    detector: Any = ContentDetector(min_scene_len=0)
+    # a scene may be one picture long at a low rate
+    detector = scenedetect.ContentDetector(min_scene_len=0)
 
     def is_cut(index: int, picture_HWC: Picture) -> bool:
         bgr_HWC = np.ascontiguousarray(picture_HWC[..., ::-1])
-        return bool(detector.process_frame(FrameTimecode(index, 1.0), bgr_HWC))
+        return bool(detector.process_frame(scenedetect.FrameTimecode(index, 1.0), bgr_HWC))
 
     shots = look(sample_times(start_s, end_s, config.sample_fps))
     yield from _shown_once(_middles(shots, _longest_gap(config), is_cut))

@@ -8,6 +8,7 @@ import pytest
 
 TABLES = {
     "DECODERS": "pipeline.decode",
+    "SAMPLERS": "pipeline.sampling",
     "FRAME_SCORERS": "actors.models.tables",
     "ROUTERS": "pipeline.route",
     "TOKEN_COMPRESSORS": "pipeline.compress",
