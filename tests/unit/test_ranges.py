@@ -1,0 +1,250 @@
+"""What becomes of a read that fails: a failed row when it is the object's fault, a stopped run when it is the store's.
+
+The line and the server are real ones in tests/integration/test_s3_faults.py; here every answer is made up.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import botocore.exceptions
+import fsspec
+import pytest
+from botocore.exceptions import ClientError
+from fsspec.asyn import get_loop
+from s3fs.errors import translate_boto_error
+
+from pipeline import ranges, store
+from pipeline.errors import DecodeError, StoreError
+from pipeline.ranges import Pinned, fetch
+
+DATA = bytes(range(256)) * 40
+PINNED = Pinned("s3://bucket/folder/a.mkv", len(DATA), "e7a9")
+
+
+def refusal(code: str, status: int = 400) -> Exception:
+    """Return what s3fs raises when the server answers with a code."""
+    answer = {
+        "Error": {"Code": code, "Message": "said the server"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return translate_boto_error(ClientError(answer, "GetObject"))
+
+
+class Body:
+    """Bytes of an answer that may break off with an error."""
+
+    def __init__(self, pieces: list[bytes], error: Exception | None) -> None:
+        self.pieces, self.error = pieces, error
+        self.is_closed = False
+
+    async def read(self, _num_bytes: int) -> bytes:
+        if self.pieces:
+            return self.pieces.pop(0)
+        if self.error:
+            raise self.error
+        return b""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Server:
+    """Answers reads of one object: the first ones as told, the others in full.
+
+    A step is an error instead of an answer; or how many bytes come before the error in it; or headers that differ.
+    """
+
+    loop = get_loop()
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = list(steps)
+        self.asked: list[dict[str, Any]] = []
+        self.bodies: list[Body] = []
+
+    async def _call_s3(self, method: str, **request: Any) -> dict[str, Any]:
+        assert method == "get_object"
+        self.asked.append(request)
+        step = self.steps.pop(0) if self.steps else None
+        if isinstance(step, Exception):
+            raise step
+        if step == "never":
+            await asyncio.sleep(60)
+        first, last = (int(number) for number in request["Range"].removeprefix("bytes=").split("-"))
+        data = DATA[first : last + 1]
+        num_bytes, error = step if isinstance(step, tuple) else (len(data), None)
+        self.bodies.append(Body([data[: num_bytes // 2], data[num_bytes // 2 : num_bytes]], error))
+        headers = {"ContentRange": f"bytes {first}-{last}/{len(DATA)}", "ETag": f'"{PINNED.etag}"'}
+        return {**headers, "Body": self.bodies[-1], **(step if isinstance(step, dict) else {})}
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(ranges, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(ranges, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 0.1)
+    server = Server()
+
+    def use(*steps: Any) -> Server:
+        server.steps = list(steps)
+        return server
+
+    monkeypatch.setattr(store, "open_fs", lambda uri: (server, uri))
+    yield use
+    assert all(body.is_closed for body in server.bodies)
+
+
+def read(start: int = 0, stop: int = len(DATA), pinned: Pinned = PINNED) -> tuple[bytes, int]:
+    received = bytearray()
+    num_requests = fetch(pinned, start, stop, received.extend, DecodeError)
+    return bytes(received), num_requests
+
+
+def test_one_request_of_one_version(serve):
+    server = serve()
+    assert read(100, 300) == (DATA[100:300], 1)
+    [asked] = server.asked
+    assert asked == {"Bucket": "bucket", "Key": "folder/a.mkv", "Range": "bytes=100-299", "IfMatch": '"e7a9"'}
+
+
+def test_nothing_asks_for_nothing(serve):
+    server = serve()
+    assert read(5, 5) == (b"", 0)
+    assert not server.asked
+
+
+OUTAGES = [
+    refusal("SlowDown", 503),
+    refusal("503", 503),
+    refusal("InternalError", 500),
+    refusal("SomethingNew", 500),
+    TimeoutError("no answer"),
+    ConnectionRefusedError("refused"),
+    ConnectionResetError("reset"),
+    OSError("short read"),
+    aiohttp.ClientPayloadError("broke off"),
+    botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"),
+    botocore.exceptions.NoCredentialsError(),
+]
+IDS = [f"{type(error).__name__}-{number}" for number, error in enumerate(OUTAGES)]
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=IDS)
+def test_a_read_is_taken_up_where_it_broke(serve, error):
+    server = serve(error, (1000, error), error, (500, error), (500, None))
+    assert read(50, 5000) == (DATA[50:5000], 6)
+    firsts = [int(asked["Range"].removeprefix("bytes=").split("-")[0]) for asked in server.asked]
+    assert firsts == [50, 50, 1050, 1050, 1550, 2050]
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=IDS)
+def test_an_outage_that_lasts_stops_the_run(serve, error):
+    server = serve(*[error] * 10_000)
+    with pytest.raises(
+        StoreError, match=f"cannot read {PINNED.uri}: .*; run the same command again"
+    ) as found:
+        read()
+    assert error in (found.value.__cause__, found.value.__cause__.__cause__)
+    assert 2 < len(server.asked) < 1000
+
+
+def test_a_line_that_always_breaks_is_given_up(serve):
+    serve(*[(2, ConnectionResetError("reset"))] * 10_000)
+    with pytest.raises(StoreError, match="ConnectionResetError: reset"):
+        read()
+
+
+@pytest.mark.parametrize("name", ["STALL_S", "PATIENCE_S"])
+def test_a_store_that_never_answers_is_given_up(serve, monkeypatch, name):
+    serve(*["never"] * 1000)
+    monkeypatch.setattr(ranges, name, 0.02)
+    with pytest.raises(StoreError, match="the store does not answer in time"):
+        read()
+
+
+def test_a_stalled_request_is_made_anew(serve, monkeypatch):
+    serve("never")
+    monkeypatch.setattr(ranges, "STALL_S", 0.02)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 20.0)
+    assert read() == (DATA, 2)
+
+
+@pytest.mark.parametrize(
+    "code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "NoSuchBucket"]
+)
+def test_what_no_retry_mends_stops_the_run_at_once(serve, code):
+    server = serve(refusal(code, 403))
+    with pytest.raises(StoreError, match=f"cannot read {PINNED.uri}: .*; run the same command again"):
+        read()
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError("a.mkv"), "is gone now; run again to leave it out"),
+        (refusal("NoSuchKey", 404), "is gone now; run again to leave it out"),
+        (refusal("404", 404), "is gone now"),
+        (refusal("PreconditionFailed", 412), "has changed since it was listed; run again"),
+        (refusal("412", 412), "has changed since it was listed"),
+        (refusal("InvalidRange", 416), "has changed since it was listed"),
+        (refusal("AccessDenied", 403), r"cannot be read: access denied \(AccessDenied\)"),
+        (refusal("InvalidObjectState", 403), "cannot be read: "),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else store.error_code(value) or "missing",
+)
+@pytest.mark.parametrize("after", [False, True], ids=["at once", "later"])
+def test_what_concerns_one_object_is_its_own_failure(serve, error, says, after):
+    server = serve(*[(1000, ConnectionResetError())] * after, error)
+    with pytest.raises(DecodeError, match=says) as found:
+        read()
+    assert PINNED.uri in str(found.value)
+    assert len(server.asked) == 1 + after
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ETag": '"another"'},
+        {"ContentRange": f"bytes 0-{len(DATA) - 1}/{len(DATA) + 1}"},
+        {"ContentRange": ""},
+    ],
+    ids=["ETag", "size", "no range"],
+)
+def test_a_server_that_ignores_conditions_gives_no_other_version(serve, answer):
+    serve((1000, ConnectionResetError()), answer)
+    with pytest.raises(DecodeError, match="has changed since it was listed"):
+        read()
+
+
+def test_an_answer_of_other_bytes_is_not_used(serve):
+    serve({"ContentRange": f"bytes 7-{len(DATA) - 1}/{len(DATA)}"})
+    assert read() == (DATA, 2)
+
+
+def test_without_an_etag_only_the_size_is_held(serve):
+    server = serve({"ETag": '"any"'})
+    assert read(pinned=Pinned(PINNED.uri, len(DATA), "")) == (DATA, 1)
+    assert "IfMatch" not in server.asked[0]
+
+
+def test_nobody_at_the_endpoint(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "very-private",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 0.3)
+    kind = fsspec.get_filesystem_class("s3")
+    kind.clear_instance_cache()
+    with pytest.raises(
+        StoreError, match=f"cannot read {PINNED.uri}: .*; run the same command again"
+    ) as found:
+        read()
+    kind.clear_instance_cache()
+    assert "very-private" not in str(found.value)
