@@ -208,7 +208,7 @@ def _mistake() -> None:
     [].pop()
 
 
-good = decoder(lambda: None)
+good = good_too = decoder(lambda: None)
 segfault = decoder(_segfault)
 abort = decoder(_abort)
 loop = decoder(_loop)

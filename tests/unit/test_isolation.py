@@ -313,6 +313,7 @@ def test_a_decoder_that_cannot_be_used_stops_the_run(decoder, tmp_path):
 
 
 def test_a_child_that_cannot_start_stops_the_run(tmp_path, monkeypatch):
+    isolation.drop_child()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConfigError, match=r"cannot be started .* exit code 1"):
         look(reader(), named(tmp_path, "good"))
