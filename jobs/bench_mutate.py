@@ -267,8 +267,10 @@ def _read_all(args: Arguments, sources: list[Path]) -> Iterator[Found]:
             num_open -= 1
             continue
         num_done += 1
-        if found.outcome in ("crashed", "hung", "escaped") or "unexpected" in found.reason:
-            print(f"seed {args.seed} --one {found.number} {found.outcome}: {found.reason}\n    {found.recipe}",
+        is_slow = found.wall_s > args.timeout_s
+        if is_slow or found.outcome in ("crashed", "hung", "escaped") or "unexpected" in found.reason:
+            print(f"seed {args.seed} --one {found.number} {found.outcome} in {found.wall_s:.1f} s: {found.reason}\n"
+                  f"    {found.recipe}",
                   file=sys.stderr, flush=True)  # fmt: skip
         if num_done % SAY_EVERY == 0:
             rate = num_done / (time.monotonic() - started)
