@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable
 
-from jobs import bench_mutate, bench_retrieval, bench_scale
+from jobs import bench_decode, bench_mutate, bench_retrieval, bench_scale
 from pipeline.errors import ConfigError
 
 BENCHES: dict[str, Callable[[list[str]], int]] = {
+    "decode": bench_decode.main,
     "mutate": bench_mutate.main,
     "retrieval": bench_retrieval.main,
     "scale": bench_scale.main,

@@ -1,0 +1,233 @@
+"""Reading pictures: what it costs beside other readers, whether they are the right ones, how little of S3 is read.
+
+Three parts, each of which can be run by itself: speed (CPU seconds per minute of video, beside others), corpus (every
+picture of a corpus of awkward files judged, and the memory of the decoding child), s3 (requests and bytes per group of
+pictures and per window). Encoding the clips and the corpus needs the ffmpeg program and takes a while, once.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jobs import bench_decode_report as report
+from jobs import bench_decode_speed as speed
+from jobs.bench_decode_clips import Clip, make_clips
+from jobs.bench_decode_corpus import Checked, check_corpus
+from jobs.bench_decode_s3 import Read, measure_s3
+from jobs.bench_decode_speed import Results
+from pipeline.errors import ConfigError
+
+PROG = "reelsift bench decode"
+PARTS = ("speed", "corpus", "s3")
+LONG, SHORT = Clip(1080, 250, "h264"), Clip(1080, 30, "h264")
+WARM, WARM_S = Clip(360, 30, "h264"), 2
+EXACT_AND_DECORD, EXACT_AND_RAY, AUTO_AND_DECORD = 0.70, 0.50, 0.40
+RANGE_RATIO, CHILD_MB = 1.2, 200
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure how pictures are read."""
+
+    media: Path
+    """Folder with real footage to make clips of."""
+    cache: Path = Path(".bench")
+    """Folder in which clips and corpus are kept for the next run."""
+    only: str = ",".join(PARTS)
+    """Parts to run, joined by commas."""
+    quick: bool = False
+    """Only 1080p H.264 at 1 fps, and the small corpus."""
+    cells: str = ""
+    """Only cells whose name contains one of these, joined by commas: 360p_hevc_gop30."""
+    peers: str = ""
+    """Only peers whose name contains one of these, joined by commas: ours,decord."""
+    seconds: int = 60
+    """Length of the clips."""
+    repeats: int = 3
+    """How often everything is timed; medians are reported."""
+    s3: str = ""
+    """s3://bucket/prefix that may be written; endpoint and keys come from the environment."""
+    long: Path | None = None
+    """A long mp4 for the s3 part; the longest clip where none is given."""
+    daft_python: str = sys.executable
+    """Interpreter with Daft and PyAV, which want another pyarrow than the project."""
+    report: Path | None = None
+    """Markdown file to write; the default is named after the day, in docs/benchmarks/."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What the parts have found; None for a part that was not run."""
+
+    peers: Sequence[str] = ()
+    speed: Results | None = None
+    corpus: list[Checked] | None = None
+    s3: list[Read] | None = None
+    s3_skipped: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Run the parts, write the report; the last stdout line is JSON. Return 1 where an aim is missed.
+
+    Raises:
+        ConfigError: the arguments do not fit, or the ffmpeg program is missing.
+    """
+    args = tyro.cli(Arguments, args=argv, prog=PROG)
+    found = measure(args)
+    document = summary(found)
+    lines = report.lines(command(args), args.seconds, args.repeats, found, document)
+    report.write_report(f"decode_{report.machine()}", lines, args.report)
+    print(json.dumps(document))
+    return 0 if document["pass"] else 1
+
+
+def command(args: Arguments) -> str:
+    """Return the command that repeats a run, without what is only true on this machine."""
+    words = [
+        PROG,
+        "--media DIR",
+        f"--only {args.only}",
+        f"--seconds {args.seconds}",
+        f"--repeats {args.repeats}",
+    ]
+    words += ["--quick"] if args.quick else []
+    words += [
+        f"--{name} '{value}'" for name, value in (("cells", args.cells), ("peers", args.peers)) if value
+    ]
+    words += ["--s3 s3://BUCKET/PREFIX"] if args.s3 else []
+    words += ["--long FILE"] if args.long else []
+    return " ".join(words)
+
+
+def measure(args: Arguments) -> Measured:
+    """Run the parts that are asked for."""
+    parts = args.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        msg = f"--only: no part {sorted(unknown)}; known: {', '.join(PARTS)}"
+        raise ConfigError(msg)
+    found = Measured()
+    if "speed" in parts:
+        found.peers = chosen(speed.all_peers(), args.peers)
+        cells = [cell for cell in speed.CELLS if not args.quick or _is_headline(cell)]
+        names = [cell.name for cell in cells]
+        cells = [cell for cell in cells if cell.name in chosen(names, args.cells)]
+        if not cells or not found.peers:
+            msg = f"--cells {args.cells!r} and --peers {args.peers!r} leave nothing to measure; cells are {names}"
+            raise ConfigError(msg)
+        clips = list(dict.fromkeys(cell.clip for cell in cells))
+        paths = make_clips(args.media, args.cache / "clips", clips, args.seconds)
+        warm = make_clips(args.media, args.cache / "clips", [WARM], WARM_S)[WARM]
+        found.speed = speed.measure(
+            paths, cells, found.peers, seconds=args.seconds, repeats=args.repeats,
+            pythons={"daft": args.daft_python}, warm=warm, tell=_tell,
+        )  # fmt: skip
+    if "corpus" in parts:
+        found.corpus = check_corpus(args.cache / "corpus", small=args.quick, tell=_tell)
+    if "s3" in parts and args.s3:
+        clips = args.cache / "clips"
+        source = args.long or make_clips(args.media, clips, [LONG], args.seconds)[LONG]
+        found.s3 = measure_s3(args.s3, source, _tell)
+    elif "s3" in parts:
+        found.s3_skipped = "not measured: no --s3 s3://bucket/prefix was given"
+        _tell(found.s3_skipped)
+    return found
+
+
+def chosen(names: Sequence[str], parts: str) -> list[str]:
+    """Return the names that contain one of some words joined by commas; all without a word."""
+    words = [word for word in parts.split(",") if word]
+    return [name for name in names if not words or any(word in name for word in words)]
+
+
+def _is_headline(cell: speed.Cell) -> bool:
+    return cell.clip in (LONG, SHORT) and cell.fps == 1
+
+
+def summary(found: Measured) -> dict[str, Any]:
+    """Return what the last line of standard output says; a figure that was not measured is None and fails nothing."""
+    figures: dict[str, float | int | None] = dict.fromkeys(
+        (
+            "wrong_frames", "exact_vs_decord_gop250_1fps", "exact_vs_ray_read_videos_gop250_1fps",
+            "auto_vs_decord_gop30_1fps", "range_gets_one_gop", "range_bytes_ratio", "worker_peak_mb",
+        )
+    )  # fmt: skip
+    missed: list[str] = []
+    if found.speed is not None:
+        long, short = speed.Cell(LONG, 1.0), speed.Cell(SHORT, 1.0)
+        figures["exact_vs_decord_gop250_1fps"] = speed.ratio(
+            found.speed, long, "ours exact", "decord get_batch"
+        )
+        figures["exact_vs_ray_read_videos_gop250_1fps"] = speed.ratio(
+            found.speed, long, "ours exact", "ray read_videos"
+        )
+        figures["auto_vs_decord_gop30_1fps"] = speed.ratio(
+            found.speed, short, "ours auto", "decord get_batch"
+        )
+        missed += [
+            f"{cell.name}: ours exact costs {times:.2f} x {best}"
+            for cell, best, times in speed.slower(found.speed, found.peers)
+        ]
+        missed += [
+            f"{cell.name}: {name} has {result.judged.num_wrong} wrong pictures"
+            for (cell, name), result in found.speed.items()
+            if name.startswith("ours") and result.judged and result.judged.num_wrong
+        ]
+        missed += [
+            f"{cell.name}: {name} gave nothing: {result.unable}"
+            for (cell, name), result in found.speed.items()
+            if name.startswith("ours") and result.unable
+        ]
+    if found.corpus is not None:
+        figures["wrong_frames"] = sum(checked.num_wrong for checked in found.corpus)
+        lacking = sum(checked.num_lacking for checked in found.corpus)
+        missed += [f"{lacking} times inside intact files are lacking a picture"] if lacking else []
+        figures["worker_peak_mb"] = round(max((checked.child_mb for checked in found.corpus), default=0))
+    if found.s3 is not None:
+        one = next(
+            r for r in found.s3 if (r.container, r.what, r.state) == ("mp4 moov at end", "one group", "warm")
+        )
+        figures["range_gets_one_gop"] = one.num_gets
+        figures["range_bytes_ratio"] = round(one.num_bytes / one.group_bytes, 3)
+    missed += _missed(figures)
+    return {"bench": "decode", "pass": not missed, "figures": figures, "missed": missed, "rows": rows(found)}
+
+
+def _missed(figures: dict[str, float | int | None]) -> list[str]:
+    """Return the aims that a measured figure misses."""
+    aims: dict[str, tuple[float, bool]] = {
+        "wrong_frames": (0, True),
+        "exact_vs_decord_gop250_1fps": (EXACT_AND_DECORD, True),
+        "exact_vs_ray_read_videos_gop250_1fps": (EXACT_AND_RAY, True),
+        "auto_vs_decord_gop30_1fps": (AUTO_AND_DECORD, True),
+        "range_gets_one_gop": (1, True),
+        "range_bytes_ratio": (RANGE_RATIO, False),
+        "worker_peak_mb": (CHILD_MB, False),
+    }
+    return [
+        f"{name} is {value}, the aim is {'at most' if may_equal else 'below'} {aim:g}"
+        for name, (aim, may_equal) in aims.items()
+        if (value := figures[name]) is not None and not (value <= aim if may_equal else value < aim)
+    ]
+
+
+def rows(found: Measured) -> list[dict[str, Any]]:
+    """Return every measurement as plain values."""
+    lines: list[dict[str, Any]] = []
+    for (cell, name), result in (found.speed or {}).items():
+        judged = asdict(result.judged) if result.judged else {}
+        lines.append(
+            {"part": "speed", **asdict(cell.clip), "fps": cell.fps, "peer": name, "unable": result.unable, **judged,
+             "cpu_s": [round(s, 4) for s in result.cpu_s], "wall_s": [round(s, 3) for s in result.wall_s]}
+        )  # fmt: skip
+    lines += [{"part": "corpus", **asdict(checked)} for checked in found.corpus or ()]
+    lines += [{"part": "s3", **asdict(read)} for read in found.s3 or ()]
+    return lines
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
