@@ -69,12 +69,12 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         """Bound what one window holds in memory, and check what its sampler needs."""
-        # a window may take in a tail shorter than a sampling period
+        # a tail shorter than a sampling period is taken in, and may hold one more
         if self.length_s * self.sample_fps > MAX_FRAMES - 1:
             msg = (
                 f"a window of {self.length_s:g} s at {self.sample_fps:g} frames per second holds"
-                f" {self.length_s * self.sample_fps:.0f} frames, more than {MAX_FRAMES - 1}; make --window.length-s"
-                " shorter"
+                f" {self.length_s * self.sample_fps:.0f} frames, more than {MAX_FRAMES} with the video's tail; make"
+                " --window.length-s shorter"
             )
             raise ConfigError(msg)
         if self.sampler in ("adaptive", "scenes") and self.min_fps > self.sample_fps:
