@@ -8,7 +8,7 @@ pictures and per window). Encoding the clips and the corpus needs the ffmpeg pro
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ import tyro
 from jobs import bench_decode_report as report
 from jobs import bench_decode_speed as speed
 from jobs.bench_decode_clips import Clip, make_clips
-from jobs.bench_decode_corpus import Checked, check_corpus
-from jobs.bench_decode_s3 import Read, measure_s3
+from jobs.bench_decode_corpus import check_corpus
+from jobs.bench_decode_pieces import Measured, read_earlier, rows
+from jobs.bench_decode_s3 import measure_s3
 from jobs.bench_decode_speed import Results
+from jobs.decode_peers import PEERS
 from pipeline.errors import ConfigError
 
 PROG = "reelsift bench decode"
@@ -56,19 +58,10 @@ class Arguments:
     """A long mp4 for the s3 part; the longest clip where none is given."""
     daft_python: str = sys.executable
     """Interpreter with Daft and PyAV, which want another pyarrow than the project."""
+    earlier: tuple[Path, ...] = ()
+    """Standard outputs of earlier runs, whose measurements are reported with these."""
     report: Path | None = None
     """Markdown file to write; the default is named after the day, in docs/benchmarks/."""
-
-
-@dataclass(slots=True)
-class Measured:
-    """What the parts have found; None for a part that was not run."""
-
-    peers: Sequence[str] = ()
-    speed: Results | None = None
-    corpus: list[Checked] | None = None
-    s3: list[Read] | None = None
-    s3_skipped: str = ""
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +73,7 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Arguments, args=argv, prog=PROG)
     found = measure(args)
     document = summary(found)
-    lines = report.lines(command(args), args.seconds, args.repeats, found, document)
+    lines = report.lines(command(args), args.seconds, found, document)
     report.write_report(f"decode_{report.machine()}", lines, args.report)
     print(json.dumps(document))
     return 0 if document["pass"] else 1
@@ -112,20 +105,7 @@ def measure(args: Arguments) -> Measured:
         raise ConfigError(msg)
     found = Measured()
     if "speed" in parts:
-        found.peers = chosen(speed.all_peers(), args.peers)
-        cells = [cell for cell in speed.CELLS if not args.quick or _is_headline(cell)]
-        names = [cell.name for cell in cells]
-        cells = [cell for cell in cells if cell.name in chosen(names, args.cells)]
-        if not cells or not found.peers:
-            msg = f"--cells {args.cells!r} and --peers {args.peers!r} leave nothing to measure; cells are {names}"
-            raise ConfigError(msg)
-        clips = list(dict.fromkeys(cell.clip for cell in cells))
-        paths = make_clips(args.media, args.cache / "clips", clips, args.seconds)
-        warm = make_clips(args.media, args.cache / "clips", [WARM], WARM_S)[WARM]
-        found.speed = speed.measure(
-            paths, cells, found.peers, seconds=args.seconds, repeats=args.repeats,
-            pythons={"daft": args.daft_python}, warm=warm, tell=_tell,
-        )  # fmt: skip
+        found.speed = _measure_speed(args)
     if "corpus" in parts:
         found.corpus = check_corpus(args.cache / "corpus", small=args.quick, tell=_tell)
     if "s3" in parts and args.s3:
@@ -135,7 +115,26 @@ def measure(args: Arguments) -> Measured:
     elif "s3" in parts:
         found.s3_skipped = "not measured: no --s3 s3://bucket/prefix was given"
         _tell(found.s3_skipped)
+    read_earlier(found, args.earlier)
     return found
+
+
+def _measure_speed(args: Arguments) -> Results:
+    """Run the peers in the cells that are asked for."""
+    peers = chosen(list(PEERS), args.peers)
+    cells = [cell for cell in speed.CELLS if not args.quick or _is_headline(cell)]
+    names = [cell.name for cell in cells]
+    cells = [cell for cell in cells if cell.name in chosen(names, args.cells)]
+    if not cells or not peers:
+        msg = f"--cells {args.cells!r} and --peers {args.peers!r} leave nothing to measure; cells are {names}"
+        raise ConfigError(msg)
+    clips = list(dict.fromkeys(cell.clip for cell in cells))
+    paths = make_clips(args.media, args.cache / "clips", clips, args.seconds)
+    warm = make_clips(args.media, args.cache / "clips", [WARM], WARM_S)[WARM]
+    return speed.measure(
+        paths, cells, peers, seconds=args.seconds, repeats=args.repeats,
+        pythons={"daft": args.daft_python}, warm=warm, tell=_tell,
+    )  # fmt: skip
 
 
 def chosen(names: Sequence[str], parts: str) -> list[str]:
@@ -157,37 +156,22 @@ def summary(found: Measured) -> dict[str, Any]:
         )
     )  # fmt: skip
     missed: list[str] = []
-    if found.speed is not None:
+    if found.speed:
         long, short = speed.Cell(LONG, 1.0), speed.Cell(SHORT, 1.0)
-        figures["exact_vs_decord_gop250_1fps"] = speed.ratio(
-            found.speed, long, "ours exact", "decord get_batch"
-        )
-        figures["exact_vs_ray_read_videos_gop250_1fps"] = speed.ratio(
-            found.speed, long, "ours exact", "ray read_videos"
-        )
-        figures["auto_vs_decord_gop30_1fps"] = speed.ratio(
-            found.speed, short, "ours auto", "decord get_batch"
-        )
-        missed += [
-            f"{cell.name}: ours exact costs {times:.2f} x {best}"
-            for cell, best, times in speed.slower(found.speed, found.peers)
-        ]
-        missed += [
-            f"{cell.name}: {name} has {result.judged.num_wrong} wrong pictures"
-            for (cell, name), result in found.speed.items()
-            if name.startswith("ours") and result.judged and result.judged.num_wrong
-        ]
-        missed += [
-            f"{cell.name}: {name} gave nothing: {result.unable}"
-            for (cell, name), result in found.speed.items()
-            if name.startswith("ours") and result.unable
-        ]
-    if found.corpus is not None:
+        figures |= {
+            "exact_vs_decord_gop250_1fps": speed.ratio(found.speed, long, "ours exact", "decord get_batch"),
+            "exact_vs_ray_read_videos_gop250_1fps": speed.ratio(
+                found.speed, long, "ours exact", "ray read_videos"
+            ),
+            "auto_vs_decord_gop30_1fps": speed.ratio(found.speed, short, "ours auto", "decord get_batch"),
+        }
+        missed += _lost(found)
+    if found.corpus:
         figures["wrong_frames"] = sum(checked.num_wrong for checked in found.corpus)
         lacking = sum(checked.num_lacking for checked in found.corpus)
         missed += [f"{lacking} times inside intact files are lacking a picture"] if lacking else []
-        figures["worker_peak_mb"] = round(max((checked.child_mb for checked in found.corpus), default=0))
-    if found.s3 is not None:
+        figures["worker_peak_mb"] = round(max(checked.child_mb for checked in found.corpus))
+    if found.s3:
         one = next(
             r for r in found.s3 if (r.container, r.what, r.state) == ("mp4 moov at end", "one group", "warm")
         )
@@ -195,6 +179,20 @@ def summary(found: Measured) -> dict[str, Any]:
         figures["range_bytes_ratio"] = round(one.num_bytes / one.group_bytes, 3)
     missed += _missed(figures)
     return {"bench": "decode", "pass": not missed, "figures": figures, "missed": missed, "rows": rows(found)}
+
+
+def _lost(found: Measured) -> list[str]:
+    """Return the cells where ours is slower than another, gives a wrong picture, or nothing."""
+    missed = [
+        f"{cell.name}: ours exact costs {times:.2f} x {best}"
+        for cell, best, times in speed.slower(found.speed, found.peers)
+    ]
+    for (cell, name), result in found.speed.items():
+        if name.startswith("ours") and result.judged and result.judged.num_wrong:
+            missed.append(f"{cell.name}: {name} has {result.judged.num_wrong} wrong pictures")
+        if name.startswith("ours") and result.unable:
+            missed.append(f"{cell.name}: {name} gave nothing: {result.unable}")
+    return missed
 
 
 def _missed(figures: dict[str, float | int | None]) -> list[str]:
@@ -213,20 +211,6 @@ def _missed(figures: dict[str, float | int | None]) -> list[str]:
         for name, (aim, may_equal) in aims.items()
         if (value := figures[name]) is not None and not (value <= aim if may_equal else value < aim)
     ]
-
-
-def rows(found: Measured) -> list[dict[str, Any]]:
-    """Return every measurement as plain values."""
-    lines: list[dict[str, Any]] = []
-    for (cell, name), result in (found.speed or {}).items():
-        judged = asdict(result.judged) if result.judged else {}
-        lines.append(
-            {"part": "speed", **asdict(cell.clip), "fps": cell.fps, "peer": name, "unable": result.unable, **judged,
-             "cpu_s": [round(s, 4) for s in result.cpu_s], "wall_s": [round(s, 3) for s in result.wall_s]}
-        )  # fmt: skip
-    lines += [{"part": "corpus", **asdict(checked)} for checked in found.corpus or ()]
-    lines += [{"part": "s3", **asdict(read)} for read in found.s3 or ()]
-    return lines
 
 
 def _tell(text: str) -> None:

