@@ -213,8 +213,7 @@ class Delivery:
 def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near: int) -> Iterator[Found]:
     """Yield what is found for wanted times by the plan; end early when a promised picture does not come out clean."""
     context = video.stream.codec_context
-    # only H.264 marks pictures that no other picture uses at all; H.265 marks them within a temporal layer
-    can_pass_over = context.name == "h264"
+    can_pass_over = _marks_unused(context)
     delivery = Delivery(video, painter)
     is_running = False
     try:
@@ -236,6 +235,19 @@ def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near:
     finally:
         context.skip_frame = "DEFAULT"
         context.flush_buffers()
+
+
+def _marks_unused(context: VideoCodecContext) -> bool:
+    """Return whether a stream marks the pictures that no other picture refers to.
+
+    H.264 does (nal_ref_idc 0). H.265 marks those that none of the same temporal layer refers to (the sub-layer
+    non-reference types of table 7-1), which is the same where there is one layer, as its header says
+    (numTemporalLayers, ISO/IEC 14496-15, 8.3.3.1).
+    """
+    if context.name != "hevc":
+        return context.name == "h264"
+    header = context.extradata or b""
+    return len(header) > 22 and header[0] == 1 and header[21] >> 3 & 7 == 1
 
 
 def _decode_keys(video: Video, wanted: Sequence[int], painter: Painter) -> Iterator[Found]:

@@ -98,6 +98,14 @@ class TestIntact:
         wanted = numbers[7::30]
         assert decoded_numbers(path, [shown_at(numbers, k) for k in wanted]) == wanted
 
+    @pytest.mark.parametrize("kind", videos.INTACT)
+    def test_what_the_plan_leaves_out_changes_no_pixel(self, intact, monkeypatch, kind):
+        path, numbers = intact(kind)
+        times_s = [shown_at(numbers, k) for k in numbers[2::7]]
+        planned = decode(path, times_s, SIZE)
+        monkeypatch.setattr(decoding, "_decode_planned", lambda *_: iter(()))
+        np.testing.assert_array_equal(planned.data_NHWC, decode(path, times_s, SIZE).data_NHWC)
+
     @pytest.mark.usefixtures("path_taken")
     @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
     def test_far_times_are_sought_and_right(self, half_minute, suffix):
