@@ -32,6 +32,8 @@ PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
 """What a child sees of the worker's environment; credentials are not among it."""
 SAID_BYTES = 2**16
 """The end of a child's standard error that is kept."""
+MAX_TEXT = 4000
+"""Characters of an error's message or trace that are believed."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Answers = Iterator[tuple[Message, bytearray]]
@@ -45,10 +47,10 @@ class FailedError(Exception):
     """The child reports that it could not do what it was asked to; it can be asked again."""
 
     def __init__(self, message: Message) -> None:
-        super().__init__(str(message.get("message")))
-        self.type = str(message.get("type"))
-        self.status = str(message.get("status"))
-        self.trace = str(message.get("trace"))
+        super().__init__(_text(message, "message"))
+        self.type = _text(message, "type")
+        self.status = _text(message, "status")
+        self.trace = _text(message, "trace")
 
 
 class Child:
@@ -232,6 +234,11 @@ class Child:
         return f"it ended with {how}" + (f": {last}" if last else "")
 
 
+def _text(message: Message, name: str) -> str:
+    """Return what a message says as text that can be stored: of bounded length, without lone surrogates."""
+    return str(message.get(name))[:MAX_TEXT].encode(errors="replace").decode()
+
+
 def _read(origin: Origin, message: Message) -> bytes:
     """Return the bytes that a child asks for.
 
@@ -261,7 +268,7 @@ def _runs(message: Message, size_bytes: int) -> list[tuple[int, int]]:
     """
     try:
         runs = [(max(0, int(start)), min(size_bytes, int(stop))) for start, stop in message["runs"]]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         msg = f"it plans to read what is no list of ranges: {error}"
         raise BrokenChildError(msg[:300]) from error
     return [(start, stop) for start, stop in runs if start < stop]

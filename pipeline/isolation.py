@@ -36,6 +36,8 @@ TRIES = 2
 """Times a video may break its decoder."""
 LONGEST_S = 31 * 86400.0
 """A video that claims to be longer is damaged: its windows alone would fill the memory."""
+MAX_REASON = 1000
+"""Characters of a sample's reason."""
 USABLE = ("ok", "truncated", "damaged")
 """Statuses of a video that a probe has not refused."""
 
@@ -143,7 +145,7 @@ def _columns(answers: Answers) -> Row:
             columns = {
                 name: pa.scalar(message["columns"][name], kind).as_py() for name, kind in kinds.items()
             }
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise _nonsense(error) from error
     if columns.get("status") not in USABLE or None in columns.values() or "key_times_s" not in columns:
         raise _nonsense(f"columns {columns}")
@@ -158,7 +160,7 @@ def _frames(answers: Answers, size: FrameSize, capacity: int) -> Frames:
     """
     try:
         return gather(_shots(answers, size, capacity), capacity)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise _nonsense(error) from error
 
 
@@ -169,9 +171,10 @@ def _shots(answers: Answers, size: FrameSize, capacity: int) -> Iterator[Shot]:
     """Yield what a child sends as shots; raises ValueError and its like where they are none."""
     for number, (message, data) in enumerate(answers):
         sample, shape = _SAMPLE.validate_python(message["sample"]), message["shape"]
-        if number >= capacity:
-            msg = f"more than {capacity} samples"
+        if number >= capacity or len(sample.reason) > MAX_REASON:
+            msg = f"more than {capacity} samples, or a reason of {len(sample.reason)} characters"
             raise ValueError(msg)
+        sample.reason.encode()  # lone surrogates cannot be stored
         if shape is None:
             yield sample, None
             continue

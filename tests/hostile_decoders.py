@@ -251,6 +251,9 @@ start_program = decoder(_start_program)
 kill_worker = decoder(_kill_worker)
 tell_environment = decoder(_tell_environment)
 mistake = decoder(_mistake)
+surrogates = decoder(
+    lambda: tell({"is": "failed", "type": "DecodeError", "message": "a lone \ud800" + "x" * 2**20})
+)
 
 
 _held: list[np.ndarray] = []

@@ -363,12 +363,23 @@ PIXELS = bytes(96 * 160 * 3)
         ({"wanted_s": None}, [96, 160, 3], PIXELS),
         ({"quality": "great"}, None, b""),
         ({"reason": 5}, None, b""),
+        ({"reason": "x" * 2**20}, None, b""),
+        ({"reason": "\ud800"}, None, b""),
+        ({"wanted_s": 10**400}, None, b""),
+        ({}, [96.5, 160, 3], PIXELS),
     ],
 )
 def test_pictures_that_make_no_sense_are_not_believed(changes, shape, pixels):
     answers = iter([({"is": "shot", "sample": SAMPLE | changes, "shape": shape}, bytearray(pixels))])
     with pytest.raises(isolation.BrokenChildError, match="makes no sense"):
         isolation._frames(answers, SIZE, 3)
+
+
+def test_what_a_child_says_is_text_that_can_be_stored(tmp_path):
+    with pytest.raises(DecodeError, match="a lone") as caught:
+        look(reader(), named(tmp_path, "surrogates"))
+    assert len(str(caught.value)) < 5000
+    assert str(caught.value).encode()
 
 
 def test_times_that_go_back_are_not_believed():
@@ -389,7 +400,8 @@ COLUMNS = {"status": "ok", "duration_s": 3.0, "key_times_s": [], "codec": "h264"
 @pytest.mark.parametrize(
     "columns",
     [
-        None, [], "ok", {}, {"status": "ok"}, COLUMNS | {"status": "great"}, COLUMNS | {"duration_s": None},
+        None, [], [7], [99], "ok", {}, COLUMNS | {"codec": "\ud800"},
+        {"status": "ok"}, COLUMNS | {"status": "great"}, COLUMNS | {"duration_s": None},
         COLUMNS | {"duration_s": "long"}, COLUMNS | {"key_times_s": 5}, COLUMNS | {"codec": 1},
         COLUMNS | {"width_px": 2**40}, COLUMNS | {"width_px": 2**80}, COLUMNS | {"no_such_column": 1},
     ],
