@@ -16,7 +16,7 @@ import av.logging
 from pipeline.h264 import ReferenceCounter
 from pipeline.media import Video, frame_s, reason
 from pipeline.nals import is_chain, length_bytes
-from pipeline.pictures import CLOCK_BACK_S, VideoPacket
+from pipeline.pictures import CLOCK_BACK_S, VideoPacket, longest
 
 MAX_KEYS = 100_000
 """More key times than this are left out: a row would grow beyond reason."""
@@ -108,7 +108,8 @@ class _Walk:
         self.ticks_s: list[float] = [float(stream.time_base or 0) for stream in video.container.streams]
         self.is_sound = [stream.type == "audio" for stream in video.container.streams]
         self.num_length = length_bytes(context.name, context.extradata)
-        self.h264_headers: bytes | None = context.extradata if context.name == "h264" else None
+        counts = context.name == "h264" and longest(video) is not None
+        self.counter = ReferenceCounter(context.extradata) if counts else None
         self.is_indexed = video.has_index
         """The index names every packet and its time: a jump is what the writer meant."""
         usual_s = frame_s(video.stream)
@@ -117,7 +118,8 @@ class _Walk:
         self.back_ticks = CLOCK_BACK_S / video.tick_s
         self.offset = 0
         """What is added to times, so that a clock that starts again goes on."""
-        self.before: VideoPacket | None = None
+        self.has_begun = False
+        """A packet was seen since the clock started."""
         self.latest = self.latest_dts = -(2**63)
         self.mark = MARKS.get(context.codec.canonical_name, b"")
         self.has_times = video.is_timed
@@ -234,24 +236,33 @@ class _Walk:
                 before_s, after_s = ((self.latest_dts - self.offset) * tick_s, dts * tick_s)
                 self._lose(f"the clock goes back from {before_s:.1f} to {after_s:.1f} s", self._clock_s())
                 self.offset = self.latest_dts + (packet.duration or self.usual_ticks) - dts
-                self.before = None
+                self.has_begun = False
+                if self.counter:
+                    self.counter.restart()
             self.latest_dts = dts + self.offset
         pts += self.offset
-        if not self.is_indexed and self.before is not None and pts - self.latest > self.jump_ticks:
-            self._jump(self.before, packet, pts)
-        self.before = packet
+        is_hole = self.counter is not None and self._misses(self.counter, packet)
+        if not self.is_indexed and self.has_begun and pts - self.latest > self.jump_ticks:
+            self._jump(pts, is_hole=is_hole)
+        elif is_hole:
+            at_s = self._clock_s()
+            self._lose(f"pictures are missing at {at_s:.1f} s", at_s)
+        self.has_begun = True
         self.latest = max(self.latest, pts)
         return pts
 
-    def _jump(self, before: VideoPacket, after: VideoPacket, pts: int) -> None:
+    @staticmethod
+    def _misses(counter: ReferenceCounter, packet: VideoPacket) -> bool:
+        """Return whether pictures that others refer to are missing before a packet."""
+        try:
+            return counter.misses(memoryview(packet))
+        except IndexError:
+            return False  # a packet of nothing but start codes
+
+    def _jump(self, pts: int, *, is_hole: bool) -> None:
         """Take note of a time in which no picture comes up."""
         start_s, end_s = (tick * self.video.tick_s for tick in (self.latest, pts))
-        is_hole = end_s - start_s > RESTART_S
-        if self.h264_headers:
-            counter = ReferenceCounter(self.h264_headers)
-            counter.misses(memoryview(before))
-            is_hole |= counter.misses(memoryview(after))
-        if is_hole:
+        if is_hole or end_s - start_s > RESTART_S:
             self._lose(f"pictures are missing between {start_s:.1f} and {end_s:.1f} s", start_s)
         elif len(self.jumps_s) < MAX_KEPT:
             self.jumps_s.append((start_s, end_s))
