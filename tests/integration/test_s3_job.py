@@ -8,10 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
-from pipeline import ledger, rows, store
+from pipeline import headers, isolation, ledger, origin, rows, stages, store
+from pipeline.config import DecodeConfig, WindowConfig
+from pipeline.frames import FrameSize
+from pipeline.isolation import Reader
+from pipeline.listing import list_videos
+from tests import videos
 from tests.integration.conftest import QUIET, ROOT, Finished
+from tests.integration.fault_proxy import Fault, FaultProxy
 from tests.integration.results import TIMING, read
 from tests.integration.s3_server import Bucket
 
@@ -41,7 +48,8 @@ def reelsift(ray_folder):
 
     def run(*args: object, **environment: str) -> Finished:
         command = [sys.executable, "-m", "jobs", *map(str, args)]
-        merged = {**os.environ, **QUIET, "RAY_TMPDIR": str(ray_folder), **environment}
+        folders = {"RAY_TMPDIR": str(ray_folder), "TMPDIR": str(ray_folder)}
+        merged = {**os.environ, **QUIET, **folders, **environment}
         merged.pop("RAY_ADDRESS", None)
         return Finished(
             subprocess.run(command, cwd=ROOT, env=merged, capture_output=True, text=True, timeout=200)
@@ -55,13 +63,20 @@ def upload(folder: Path, uri: str) -> None:
         store.write_bytes(store.join(uri, path.name), path.read_bytes())
 
 
+@pytest.mark.timeout(600)
 def test_from_bucket_to_bucket(s3: Bucket, reelsift, clips, ask, tmp_path, ray_folder):
     source, questions, out = (store.join(s3.uri, name) for name in ("in", "questions/q.jsonl", "out"))
     upload(clips, source)
     store.write_bytes(questions, ask(*QUERIES).read_bytes())
     printed = [_wrong_credentials_are_refused(reelsift, source, questions, out)]
     printed.append(_a_missing_bucket_is_named(reelsift, source, questions))
-    done = reelsift("answer", f"{source}/", questions, f"{out}/", *SETTINGS)
+    line = FaultProxy(s3.server.endpoint, only="/in/")
+    printed.append(_lost_credentials_stop_the_run(reelsift, line, source, questions, out))
+    line.always = None
+    line.faults.extend([Fault("reset"), Fault("refusal"), Fault("close"), Fault("slow"), None] * 3)
+    done = reelsift("answer", f"{source}/", questions, f"{out}/", *SETTINGS, AWS_ENDPOINT_URL=line.address)
+    line.refuse()
+    assert not line.faults
     assert done.code == 0, done.err
     assert done.json["failed_videos"] == 1
     again = _again_does_nothing(reelsift, source, questions, out)
@@ -93,6 +108,20 @@ def _a_missing_bucket_is_named(reelsift, source, questions) -> Finished:
         assert "no bucket 'not-there'" in missing.err
         assert "Traceback" not in missing.err
     return missing
+
+
+def _lost_credentials_stop_the_run(reelsift, line, source, questions, out) -> Finished:
+    """The second video cannot be read any more: nothing is written about it, and it is not its own fault."""
+    line.faults.append(None)
+    line.always = Fault("refusal", code="ExpiredToken", status=400)
+    stopped = reelsift("answer", f"{source}/", questions, f"{out}/", *SETTINGS, AWS_ENDPOINT_URL=line.address)
+    assert stopped.code == 3, stopped.err
+    assert "the credentials were refused (ExpiredToken)" in stopped.err
+    assert "run the same command again to go on" in stopped.err
+    assert not list(ledger.scan(out, "verdicts", ["error_type"]))
+    written = list(ledger.scan(out, "videos", ["status", "error_message"]))
+    assert not any("ExpiredToken" in row["error_message"] for row in written), written
+    return stopped
 
 
 def _again_does_nothing(reelsift, source, questions, out) -> Finished:
@@ -136,3 +165,42 @@ def _no_secret_is_written(s3, out, ray_folder):
     assert any("session_" in str(path) for path in logs), "Ray kept its logs elsewhere"
     for path in logs:
         _no_secret_in(s3, path.read_bytes(), path)
+
+
+def test_what_is_shipped_and_kept_and_handed_to_the_decoder_holds_no_secret(s3, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(origin, "WHOLE_BYTES", 1000)
+    monkeypatch.setenv("AWS_SESSION_TOKEN_FILE", s3.server.secret_key)
+    video = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+    store.write_bytes(store.join(s3.uri, "in/a.mp4"), video.read_bytes())
+    reader = Reader(DecodeConfig(), WindowConfig(), store.join(s3.uri, "quarantine"))
+    [file] = list_videos(store.join(s3.uri, "in"))
+    frames, _ = reader.look(file, [1.0], FrameSize(96, 160))
+    assert videos.number(frames.data_NHWC[0]) == 30
+    fs, _ = store.open_fs(s3.uri)
+    for shipped in (reader, fs, stages.probe, stages.sample_window, lambda: stages.probe(reader, file)):
+        _no_secret_in(s3, cloudpickle.dumps(shipped), shipped)
+    kept = list((headers.folder() or tmp_path).iterdir())
+    assert kept
+    for path in kept:
+        _no_secret_in(s3, path.read_bytes(), path)
+    children = [Path(path).parent for path in _children(os.getpid())]
+    assert children
+    for child in children:
+        for told in ("environ", "cmdline"):
+            _no_secret_in(s3, (child / told).read_bytes(), child / told)
+            assert s3.server.access_key.encode() not in (child / told).read_bytes()
+    isolation.drop_child()
+
+
+def _children(parent: int) -> list[Path]:
+    """Return /proc/ID/cmdline of the decoding children of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            told = path.with_name("stat").read_text().rpartition(")")[2].split()
+            if int(told[1]) == parent and b"pipeline.child" in path.read_bytes():
+                found.append(path)
+        except OSError:
+            continue
+    return found
