@@ -55,8 +55,8 @@ def _speed(found: Measured, seconds: int) -> Iterator[str]:
         " real footage at 30 frames a second, 3 B-pictures, 4 Mbit/s at 1080p; output"
         f" {speed.WIDTH_PX}x{speed.HEIGHT_PX} RGB; median of {repeats} runs, peers taking turns, one decoder thread"
         " where a peer lets one choose. Imports, the start of the decoding child and of Ray, and a short clip come"
-        " before the clock. Ours goes through the child and its pipe; probing is left out (once per file, not per window). Of"
-        " Ray only its workers count,"
+        " before the clock. Ours goes through the child and its pipe; probing is left out (once per file, not per"
+        " window). Of Ray only its workers count,"
         " neither its services nor the driver.",
         "",
     )

@@ -148,6 +148,8 @@ def measure(
 ) -> Results:
     """Run every peer in every cell `repeats` times; the floor does not depend on the rate and runs once per clip.
 
+    An interrupt ends it early, with what has been measured until then.
+
     Args:
         paths: where the clips lie.
         cells: what is measured.
@@ -168,28 +170,31 @@ def measure(
             running.append(peer)
         for peer in running:  # whatever is made once per process, or once per file system cache
             peer.ask(_order(warm, 1.0, 1))
-        for repeat in range(repeats):
-            for cell in cells:
-                for peer in running:
-                    if peer.name == FLOOR and cell.fps != min(c.fps for c in cells if c.clip == cell.clip):
-                        continue
-                    _run(peer, cell, paths[cell.clip], seconds, results[cell, peer.name], repeat, folder)
-                tell(f"{repeat + 1}/{repeats} {cell.name}: {_line(cell, results, peers)}")
+        try:
+            for repeat in range(repeats):
+                for cell in cells:
+                    for peer in running:
+                        if peer.name != FLOOR or cell.fps == min(c.fps for c in cells if c.clip == cell.clip):
+                            _run(peer, cell, paths[cell.clip], seconds, results[cell, peer.name], folder)
+                    tell(f"{repeat + 1}/{repeats} {cell.name}: {_line(cell, results, peers)}")
+        except KeyboardInterrupt:
+            tell("interrupted; what has been measured until now is reported")
     return results
 
 
-def _run(peer: Peer, cell: Cell, path: Path, seconds: int, result: Result, repeat: int, folder: Path) -> None:
+def _run(peer: Peer, cell: Cell, path: Path, seconds: int, result: Result, folder: Path) -> None:
     """Run one peer in one cell; its pictures are looked at the first time."""
+    is_first = not result.cpu_s
     saved = folder / "thumbs.npy"
     saved.unlink(missing_ok=True)
     order = _order(path, cell.fps, seconds)
-    answer = peer.ask(order, str(saved) if repeat == 0 else "")
+    answer = peer.ask(order, str(saved) if is_first else "")
     if "unable" in answer:
         result.unable = answer["unable"]
         return
     result.cpu_s.append(answer["cpu_s"] * 60 / seconds)
     result.wall_s.append(answer["wall_s"] * 60 / seconds)
-    if repeat == 0 and peer.name != FLOOR:
+    if is_first and peer.name != FLOOR:
         thumbs_N = np.load(saved) if saved.exists() else np.empty((0, 0, 0, 3), np.uint8)
         result.judged = judge(
             order.times_s, answer["pts_s"], thumbs_N, truth_of(path), allowed_s(peer.name, cell)
