@@ -51,9 +51,12 @@ MAX_TEXT = 4000
 class ChildFile(io.RawIOBase):
     """The video's bytes: of an open file, or asked for one read at a time."""
 
-    def __init__(self, link: socket.socket, file: int | None, size_bytes: int, name: str) -> None:
+    def __init__(
+        self, link: socket.socket, file: int | None, size_bytes: int, name: str, *, in_order: bool
+    ) -> None:
         super().__init__()
         self.name = name.rpartition("/")[2]
+        self.in_order = in_order
         self._link = link
         self._file = file
         self._size_bytes = size_bytes
@@ -90,6 +93,13 @@ class ChildFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
+
+    def fileno(self) -> int:
+        """Return the descriptor of the bytes; UnsupportedOperation where each read is a request."""
+        if self._file is None:
+            msg = "the bytes come one read at a time"
+            raise io.UnsupportedOperation(msg)
+        return self._file
 
     def opened(self) -> None:
         """Say that the container is open: what was read until now is its header."""
@@ -158,7 +168,8 @@ def _serve(
     link: socket.socket, decoder: Decoder, sample: Sampling, request: Message, file: int | None
 ) -> None:
     """Answer one request."""
-    source = ChildFile(link, file, request["size_bytes"], request["name"])
+    in_order = request.get("in_order", False)
+    source = ChildFile(link, file, request["size_bytes"], request["name"], in_order=in_order)
     # libav needs no more than the methods above
     video = cast("BinaryIO", source)
     try:

@@ -28,7 +28,7 @@ class ReferenceCounter:
             self._read_parameters(extradata[9 : 8 + length])
         elif extradata:
             for unit in _start_codes(memoryview(extradata)):
-                if unit[0] & 31 == SPS:
+                if unit and unit[0] & 31 == SPS:
                     self._read_parameters(bytes(unit[1:]))
 
     def restart(self) -> None:
@@ -38,7 +38,7 @@ class ReferenceCounter:
     def misses(self, packet: memoryview) -> bool:
         """Return whether reference pictures are missing between the packet before and this one."""
         for unit in self._units(packet[:HEAD_BYTES]):
-            kind = unit[0] & 31
+            kind = unit[0] & 31 if unit else 0
             if kind == SPS:
                 self._read_parameters(bytes(unit[1:]))
             elif kind in (NON_IDR, IDR):

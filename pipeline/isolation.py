@@ -93,7 +93,8 @@ class Reader:
         self, video: Row, request: Message, size: FrameSize, policy: Policy, capacity: int
     ) -> tuple[Frames, Origin]:
         """Return at most `capacity` pictures."""
-        request = {**request, "size": asdict(size), "policy": asdict(policy)}
+        in_order = bool(video.get("in_order"))
+        request = {**request, "size": asdict(size), "policy": asdict(policy), "in_order": in_order}
         most_bytes = size.height_px * size.width_px * 3
         return self._ask(
             video, request, most_bytes, DecodeError, lambda answers: _frames(answers, size, capacity)

@@ -308,7 +308,17 @@ def answer_keys(out: str) -> Keys:
 
 def open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> Iterator[Row]:
     """Yield the windows of the found videos that lack an answer (rows.WINDOW)."""
-    names = ("video_id", "version", "uri", "size_bytes", "etag", "duration_s", "key_times_s", "error_type")
+    names = (
+        "video_id",
+        "version",
+        "uri",
+        "size_bytes",
+        "etag",
+        "duration_s",
+        "key_times_s",
+        "in_order",
+        "error_type",
+    )
     videos = scan(run.out, "videos", names)
     return plan_windows(videos, config.window, queries, found=found, answered=answer_keys(run.out))
 

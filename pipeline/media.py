@@ -1,6 +1,6 @@
 """Opening a video file: which stream is the video, when it starts, how its errors read."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
@@ -66,7 +66,7 @@ class Video:
         self.tick_s = float(self.stream.time_base or 1)
         start = self.stream.start_time
         if start is None:  # a stream of one picture may leave it open
-            packets = islice(self.container.demux(self.stream), MAX_LEADING_PACKETS)
+            packets = islice(self.packets(), MAX_LEADING_PACKETS)
             start = next((packet.pts for packet in packets if packet.pts is not None), 0)
             self.reopen()
         self.start = start
@@ -113,6 +113,17 @@ class Video:
         It is at opening in mov, mp4 and avi; mkv loads its index at the first seek, ts has none.
         """
         return len(self.stream.index_entries) >= self.stream.frames > 0
+
+    def packets(self, *, all_streams: bool = False) -> Iterator[Any]:
+        """Yield the packets of the video stream, or of all, from here on.
+
+        Raises:
+            av.error.FFmpegError: the demuxer stumbled; another call may go on behind it.
+        """
+        try:
+            yield from self.container.demux() if all_streams else self.container.demux(self.stream)
+        except IndexError:
+            return  # PyAV at the end of a file in which streams came up that were not there at its beginning
 
     def reopen(self) -> None:
         """Start again at the first byte: the one seek that every container can do.

@@ -80,7 +80,7 @@ def number_pictures(file: BinaryIO, name: str, trust: Trust) -> Numbered:
         if trust.max_bytes is not None and (size_bytes := file.seek(0, 2)) > trust.max_bytes:
             trust.refuse(name, f"files of {size_bytes >> 20} MiB: it would hold all of it in memory")
         video.reopen()
-        first = next(pictures(video, video.container.demux(video.stream), []), None)
+        first = next(pictures(video, video.packets(), []), None)
         if first is None or turn_deg(first.frame):
             trust.refuse(name, "pictures that are turned or cannot be decoded")
         size_px = shown_size(first.frame, video.stream.sample_aspect_ratio)
@@ -117,7 +117,7 @@ def _times(video: Video, name: str, trust: Trust) -> tuple[list[int], set[int]]:
     is_h264 = video.stream.codec_context.name == "h264"
     times: list[int] = []
     keys: set[int] = set()
-    for packet in video.container.demux(video.stream):
+    for packet in video.packets():
         if not packet.size:
             continue
         if packet.pts is None or packet.is_discard:

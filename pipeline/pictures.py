@@ -48,7 +48,7 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
         video.is_fresh = False
         try:
             video.container.seek(target, stream=video.stream)
-            packets = video.container.demux(video.stream)
+            packets = video.packets()
             key = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
         except av.error.FFmpegError:
             continue
@@ -58,7 +58,7 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
         video.reopen()
         ignore_other_streams(video)
     video.is_fresh = False
-    packets = video.container.demux(video.stream)
+    packets = video.packets()
     return with_one_clock(video, packets) if video.in_order else packets
 
 
@@ -69,7 +69,9 @@ def with_one_clock(video: Video, packets: Iterator[VideoPacket]) -> Iterator[Vid
     for packet in packets:
         if packet.dts is not None:
             if latest is not None and packet.dts + offset < latest - back:
-                offset = latest + (packet.duration or round(frame_s(video.stream) / video.tick_s)) - packet.dts
+                offset = (
+                    latest + (packet.duration or round(frame_s(video.stream) / video.tick_s)) - packet.dts
+                )
             packet.dts += offset
             latest = packet.dts
             if packet.pts is not None:
@@ -199,6 +201,6 @@ def _through_errors(
         except av.error.FFmpegError as error:
             troubles.append(reason(error))
             yield None
-            packets = _checked(video, video.container.demux(video.stream))
+            packets = _checked(video, video.packets())
         else:
             return

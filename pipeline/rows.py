@@ -65,6 +65,7 @@ VIDEOS = pa.schema(
         ("duration_s", pa.float64()),
         ("num_packets", pa.int64()),
         ("key_times_s", pa.list_(pa.float64())),
+        ("in_order", pa.bool_()),
         ("num_windows", pa.int32()),
         ("probe_s", pa.float32()),
         *_ERROR,
@@ -73,7 +74,8 @@ VIDEOS = pa.schema(
 """One row per file found. `status` is ok, truncated, damaged, unreadable or no_video; width and height are as
 displayed (after rotation); `start_s` is the file's own clock at our time 0; `duration_s` is what can really be
 decoded; `note` says what a usable file lacks. `num_packets` of the video stream and `key_times_s` are 0 and empty
-where only reading the whole file would tell."""
+where only reading the whole file would tell. `in_order`: the file's clock starts again somewhere (joined recordings);
+times here go on, and the file is only read from its beginning."""
 
 FRAMES = pa.schema(
     [
@@ -168,6 +170,7 @@ _WINDOW = [
     ("etag", pa.string()),
     *_SPAN_OF_WINDOW,
     ("key_gap_s", pa.float64()),
+    ("in_order", pa.bool_()),
     ("query_ids", pa.list_(pa.string())),
     ("write_frames", pa.bool_()),
 ]

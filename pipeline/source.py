@@ -130,6 +130,7 @@ class _Probe:
             "duration_s": duration_s,
             "num_packets": found.num_packets,
             "key_times_s": keys_s,
+            "in_order": found.in_order,
             "status": "damaged" if self.damage else "truncated" if self.missing else "ok",
             "note": "; ".join(_few(self.damage) + self.missing + _few(self.remarks)),
         }
@@ -140,7 +141,7 @@ class _Probe:
         Presentation times of the key packets that are read on the way are added to `seen`.
         """
         video, troubles = self.video, list[str]()
-        packets = _noting_keys(video.container.demux(video.stream), seen)
+        packets = _noting_keys(video.packets(), seen)
         found = next(pictures(video, packets, troubles), None)
         if found is None:
             why = troubles[0] if troubles else "its index may be damaged"

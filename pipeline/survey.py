@@ -72,6 +72,8 @@ class Survey:
     """What cannot be decoded, first things first."""
     lost: list[Broken] = field(default_factory=list)
     """What is not there any more."""
+    in_order: bool = False
+    """Its clock starts again somewhere: a seek may land anywhere, and the times here are of a clock that goes on."""
     ends_short: bool = False
     """The demuxer says that the file ends inside something, or it ends with a packet that is not all there."""
     stills_s: list[tuple[float, float]] = field(default_factory=list)
@@ -84,15 +86,12 @@ def survey(video: Video, size_bytes: int) -> Survey:
 
 
 def packets_of(video: Video) -> "Iterator[Any]":
-    """Yield the packets of all streams.
+    """Return the packets of all streams.
 
     Raises:
         av.error.FFmpegError: the demuxer stumbled; it may go on.
     """
-    try:
-        yield from video.container.demux()
-    except IndexError:
-        return  # PyAV at the end of a file in which streams came up that were not there at its beginning
+    return video.packets(all_streams=True)
 
 
 class _Walk:
@@ -235,6 +234,7 @@ class _Walk:
             if not self.is_indexed and dts + self.offset < self.latest_dts - self.back_ticks:
                 before_s, after_s = ((self.latest_dts - self.offset) * tick_s, dts * tick_s)
                 self._lose(f"the clock goes back from {before_s:.1f} to {after_s:.1f} s", self._clock_s())
+                self.found.in_order = True
                 self.offset = self.latest_dts + (packet.duration or self.usual_ticks) - dts
                 self.has_begun = False
                 if self.counter:

@@ -105,6 +105,7 @@ def plan_windows(
                     "start_s": start_s,
                     "end_s": end_s,
                     "key_gap_s": gap_s,
+                    "in_order": video["in_order"],
                     "query_ids": open_ids,
                     "write_frames": not holds(answered, key(name, "")),
                 }

@@ -12,7 +12,7 @@ from pipeline.windows import holds, key, plan_windows, sorted_keys, spans, windo
 
 CONFIG = WindowConfig(length_s=300, sample_fps=1)
 VIDEO = {"video_id": "v", "version": "1", "uri": "a.mp4", "duration_s": 650.0, "error_type": ""}
-VIDEO |= {"size_bytes": 9, "etag": "e", "key_times_s": []}
+VIDEO |= {"size_bytes": 9, "etag": "e", "key_times_s": [], "in_order": False}
 QUERIES = [Query("q1", "a dog", "find"), Query("q2", "a cat", "find")]
 
 
