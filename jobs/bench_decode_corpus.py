@@ -44,6 +44,8 @@ class Checked:
     """Times with a picture."""
     num_wrong: int
     """Pictures that are not what they are said to be: another number than at their time, or other pixels."""
+    num_wrong_stale: int
+    """How many of these say that they are stale."""
     num_late: int
     """Pictures of a damaged file that are right for their own time, but stand for a later one whose picture is lost,
     and are not called stale."""
@@ -81,7 +83,7 @@ def _check(
     reader: Reader, file: Row, case: Case, order: str, groups: list[list[float]], twins: dict[int, Picture]
 ) -> Checked:
     """Ask for the pictures of one file and judge them."""
-    num_shown = num_wrong = num_late = num_lacking = 0
+    num_shown = num_wrong = num_wrong_stale = num_late = num_lacking = 0
     error = ""
     for times_s in groups:
         try:
@@ -95,13 +97,13 @@ def _check(
             if picture is not None:
                 verdict = judge(case, sample, picture, twins)
                 num_wrong += verdict == "wrong"
+                num_wrong_stale += verdict == "wrong" and sample.quality == "stale"
                 num_late += verdict == "late"
             elif case.group == "intact" and shown_at(case, sample.wanted_s + 2 * case.off_s) is not None:
                 num_lacking += 1
     num_asked = sum(map(len, groups))
-    return Checked(
-        case.name, case.group, order, num_asked, num_shown, num_wrong, num_late, num_lacking, error, child_peak_mb()
-    )  # fmt: skip
+    counts = num_asked, num_shown, num_wrong, num_wrong_stale, num_late, num_lacking
+    return Checked(case.name, case.group, order, *counts, error, child_peak_mb())
 
 
 def judge(

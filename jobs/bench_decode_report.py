@@ -130,7 +130,8 @@ def _corpus(found: Measured) -> Iterator[str]:
         "",
         "The corpus of awkward files through the product's reader, all times at once and one time after the other."
         " wrong = a picture with another number than its sample says, or, of a damaged file, one that differs by a"
-        " single byte from the intact file's; lacking = a time inside an intact file without a picture.",
+        " single byte from the intact file's; late = right, but standing for a time whose own"
+        " picture is lost; lacking = a time inside an intact file without a picture.",
         "",
     )
     rows: list[list[str]] = []
@@ -147,7 +148,8 @@ def _corpus(found: Measured) -> Iterator[str]:
     if odd:
         yield from ("", "Files with a wrong or lacking picture:", "")
         yield from (
-            f"- {c.name!r} {c.order}: {c.num_wrong} wrong, {c.num_lacking} lacking {c.error}" for c in odd
+            f"- `{c.name}` {c.order}: {c.num_wrong} wrong, {c.num_wrong_stale} of them called stale; {c.num_lacking} lacking"
+            for c in odd
         )
     peak = max(checked, key=lambda c: c.child_mb)
     first = next(c for c in checked if c.child_mb == peak.child_mb)
