@@ -41,7 +41,7 @@ class Arguments:
     cache: Path = Path(".bench")
     """Folder in which clips and corpus are kept for the next run."""
     only: str = ",".join(PARTS)
-    """Parts to run, joined by commas."""
+    """Parts to run, joined by commas; '' runs none and reports what --earlier gives."""
     quick: bool = False
     """Only 1080p H.264 at 1 fps, and the small corpus."""
     cells: str = ""
@@ -84,7 +84,7 @@ def command(args: Arguments) -> str:
     words = [
         PROG,
         "--media DIR",
-        f"--only {args.only}",
+        f"--only '{args.only}'",
         f"--seconds {args.seconds}",
         f"--repeats {args.repeats}",
     ]
@@ -94,12 +94,13 @@ def command(args: Arguments) -> str:
     ]
     words += ["--s3 s3://BUCKET/PREFIX"] if args.s3 else []
     words += ["--long FILE"] if args.long else []
+    words += ["--earlier", *(path.name for path in args.earlier)] if args.earlier else []
     return " ".join(words)
 
 
 def measure(args: Arguments) -> Measured:
     """Run the parts that are asked for."""
-    parts = args.only.split(",")
+    parts = [part for part in args.only.split(",") if part]
     if unknown := set(parts) - set(PARTS):
         msg = f"--only: no part {sorted(unknown)}; known: {', '.join(PARTS)}"
         raise ConfigError(msg)

@@ -148,7 +148,7 @@ def _corpus(found: Measured) -> Iterator[str]:
     if odd:
         yield from ("", "Files with a wrong or lacking picture:", "")
         yield from (
-            f"- `{c.name}` {c.order}: {c.num_wrong} wrong, {c.num_wrong_stale} of them called stale; {c.num_lacking} lacking"
+            f"- `{c.name}` {c.order}: {c.num_wrong} wrong ({c.num_wrong_stale} called stale), {c.num_lacking} lacking"
             for c in odd
         )
     peak = max(checked, key=lambda c: c.child_mb)
