@@ -39,6 +39,7 @@ from pipeline.plugins import find
 from pipeline.sampling import SAMPLERS, Look
 from pipeline.sandbox import lock_down
 from pipeline.source import probe_file
+from pipeline.warm_up import warm_up
 from pipeline.wire import Message
 
 Sampling = Callable[[float, float, Look], Iterator[Shot]]
@@ -128,6 +129,7 @@ def main() -> None:
         window = config.load_window(order["window"])
         sampler = find(SAMPLERS, window.sampler, "SAMPLERS")
         import_whole(av)
+        warm_up(decoder, sampler)
     except Exception as error:  # noqa: BLE001 the worker says what it was
         wire.send(link, _failure(error))
         return

@@ -68,8 +68,11 @@ def open_pyav(file: BinaryIO, name: str) -> Generator[LookFn]:
     with open_video(file, name, DecodeError) as video:
         ignore_other_streams(video)
 
+        painters: dict[FrameSize, Painter] = {}
+
         def look(times_s: Sequence[float], size: FrameSize, policy: Policy) -> Iterator[Shot]:
-            return _look(video, times_s, Painter(video, size), policy)
+            painter = painters.setdefault(size, Painter(video, size))
+            return _look(video, times_s, painter, policy)
 
         yield look
 
