@@ -38,7 +38,7 @@ class Arguments:
 
     media: Path
     """Folder with real footage to make clips of."""
-    cache: Path = Path(".bench")
+    cache: Path = Path(".demo/bench")
     """Folder in which clips and corpus are kept for the next run."""
     only: str = ",".join(PARTS)
     """Parts to run, joined by commas; '' runs none and reports what --earlier gives."""

@@ -3,6 +3,7 @@
 import os
 import statistics
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs import bench_decode_speed as speed
@@ -23,6 +24,7 @@ def lines(command: str, seconds: int, found: Measured, document: dict[str, Any])
         "# Decode: what a picture costs, and whether it is the right one",
         "",
         *circumstances(command),
+        _others(),
         "",
     ]
     figures = [
@@ -41,6 +43,17 @@ def lines(command: str, seconds: int, found: Measured, document: dict[str, Any])
     elif found.s3_skipped:
         text += ["## S3", "", found.s3_skipped, ""]
     return text
+
+
+def _others() -> str:
+    """Return which versions of other readers this environment holds, as a Markdown list item."""
+    found: list[str] = []
+    for name in ("decord", "torchcodec", "daft"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not in this environment")
+    return f"- other readers: {', '.join(found)}"
 
 
 def _speed(found: Measured, seconds: int) -> Iterator[str]:
