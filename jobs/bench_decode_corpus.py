@@ -66,6 +66,7 @@ def check_corpus(folder: Path, *, small: bool, tell: Callable[[str], None]) -> l
         if case.truth is None:
             continue
         file = next(list_videos(str(folder / case.name).translate(str.maketrans({"*": "?", "[": "?"}))))
+        file |= reader.probe(file)
         twins = _twins(reader, folder, case)
         times_s = _times(case)
         spots_s = random_.sample(times_s, min(RANDOM_TIMES, len(times_s)))
