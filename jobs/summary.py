@@ -125,6 +125,8 @@ def print_end(stats: dict[str, Any]) -> None:
     if spent:
         stages = ("probe_s", "decode_s", "score_s", "evidence_s", "answer_s")
         seconds = [f"{name[:-2]} {spent[name]:.1f}" for name in stages if spent.get(name)]
+        if planned := spent.get("frames_planned"):
+            lines.append(("pictures", _pictures(planned, spent)))
         lines.append(("seconds", f"{', '.join(seconds)} (busy, all workers); wall {stats['wall_s']:.1f}"))
     lines += [("failed", f"{n} x {reason}") for reason, n in stats["reasons"].items()]
     if others := stats["failed_videos"] + stats["failed_answers"] - sum(stats["reasons"].values()):
@@ -138,6 +140,15 @@ def print_end(stats: dict[str, Any]) -> None:
 
 def _cut_short(stats: dict[str, Any]) -> str:
     return f", {stats['cut_short']} cut short and answered as far as they go" if stats["cut_short"] else ""
+
+
+def _pictures(planned: int, spent: dict[str, Any]) -> str:
+    """Return what came of the sampled times of this run's windows, and what they cost of a bucket."""
+    text = f"{planned} times sampled, {spent['frames_stale']} got an older or doubtful picture,"
+    text += f" {spent['frames_missing']} none"
+    if spent["read_bytes"]:
+        text += f"; {spent['read_bytes'] / 1e6:.1f} MB read from the bucket in {spent['read_requests']} requests"
+    return text
 
 
 def _tokens(stats: dict[str, Any]) -> str:
