@@ -39,6 +39,7 @@ from pipeline.pictures import (
     longest,
     packets_from,
     pictures_from,
+    renew,
     whole_packets_from,
 )
 
@@ -143,6 +144,7 @@ def _find(video: Video, ticks: Sequence[int], painter: Painter, policy: Policy) 
     is_planned = video.is_timed
     for span in list(_spans(video, ticks)):
         num_done = 0
+        renew(video)
         if is_planned:
             if policy.kind == "keyframe":
                 way = _decode_keys(video, span, painter)
@@ -233,8 +235,11 @@ def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near:
                 context.skip_frame = "NONREF" if can_pass_over and not is_wanted else "DEFAULT"
                 yield from delivery.take(context.decode(packet))
         yield from delivery.take(context.decode(None) if is_running else ())
-    except (gops.UnplannableError, av.error.FFmpegError):
+        video.is_tainted = bool(delivery.promised)
+    except gops.UnplannableError:
         return
+    except av.error.FFmpegError:
+        video.is_tainted = True
     finally:
         context.skip_frame = "DEFAULT"
         context.flush_buffers()
@@ -270,7 +275,7 @@ def _decode_keys(video: Video, wanted: Sequence[int], painter: Painter) -> Itera
                 latest, picture_HWC = packet.pts, painter.paint(frame)
             yield _sample(video, latest, (latest - time) * video.tick_s, is_key=True), picture_HWC, latest
     except av.error.FFmpegError:
-        return
+        video.is_tainted = True
     finally:
         context.flush_buffers()
 

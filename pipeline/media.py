@@ -53,6 +53,9 @@ class Video:
     """Seconds of one tick of the stream's clock."""
     is_fresh: bool
     """No packet has been read and nothing was sought since it was opened."""
+    is_tainted: bool
+    """The decoder has met damage. libav's H.264 decoder then gives wrong pixels after the next seek, from an intact key
+    picture on and without a mark, flushed or not: a new one is needed."""
     in_order: bool
     """The file's clock starts again somewhere, so a seek may land anywhere: it is only read from its first byte on."""
     late: int
@@ -92,6 +95,7 @@ class Video:
             raise NoVideoStreamError(_contents(streams))
         self.stream = videos[0]
         self.is_fresh = True
+        self.is_tainted = False
         if isinstance(self.file, Opened):
             self.file.opened()
         context: Any = self.stream.codec_context

@@ -40,6 +40,7 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
 
     A seek that lands after the wanted time, as it does in transport streams, is repeated further back.
     """
+    renew(video)
     start, tick_s = video.start, video.tick_s
     for back_s in () if video.in_order else BACK_OFF_S:
         target = pts - round(back_s / tick_s)
@@ -60,6 +61,13 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
     video.is_fresh = False
     packets = video.packets()
     return with_one_clock(video, packets) if video.in_order else packets
+
+
+def renew(video: Video) -> None:
+    """Take a new decoder if the one there has met damage; see Video.is_tainted."""
+    if video.is_tainted:
+        video.reopen()
+        ignore_other_streams(video)
 
 
 def with_one_clock(video: Video, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
@@ -157,6 +165,7 @@ def pictures(video: Video, packets: Iterator[VideoPacket], troubles: list[str]) 
                 troubles.append("its pictures carry no times; remux it into a container that keeps them")
                 return
             if frame.is_corrupt:
+                video.is_tainted = True
                 is_broken, broken_at = True, max(broken_at, frame.pts)
             elif frame.key_frame and frame.pts > broken_at:
                 is_broken = False
@@ -183,6 +192,7 @@ def _decoded(
         except av.error.EOFError:
             return
         except av.error.FFmpegError as error:
+            video.is_tainted = True
             troubles.append(reason(error))
             yield [], True, packet.pts
         else:

@@ -30,6 +30,8 @@ def test_no_wrong_picture_under_a_good_flag_in_either_order(corpus):
     assert len(checked) > 30
     for item in checked:
         assert item.num_wrong == item.num_wrong_stale, item
+        # after a hole that nothing tells of, pictures are doubtful until the next key picture, and some are wrong
+        assert item.num_wrong_stale == 0 or item.name == "hole.ts", item
         # of pictures lost one by one at the edge of a hole nothing tells: the one before stands in, 33 ms late
         assert item.num_late <= 1, item
         if item.group == "intact":
