@@ -168,7 +168,7 @@ def summary(found: Measured) -> dict[str, Any]:
         }
         missed += _lost(found)
     if found.corpus:
-        figures["wrong_frames"] = sum(checked.num_wrong for checked in found.corpus)
+        figures["wrong_frames"] = sum(c.num_wrong - c.num_wrong_stale for c in found.corpus)
         lacking = sum(checked.num_lacking for checked in found.corpus)
         missed += [f"{lacking} times inside intact files are lacking a picture"] if lacking else []
         figures["worker_peak_mb"] = round(max(checked.child_mb for checked in found.corpus))

@@ -143,7 +143,8 @@ def _corpus(found: Measured) -> Iterator[str]:
         "",
         "The corpus of awkward files through the product's reader, all times at once and one time after the other."
         " wrong = a picture with another number than its sample says, or, of a damaged file, one that differs by a"
-        " single byte from the intact file's; late = right, but standing for a time whose own"
+        " single byte from the intact file's; of these, `marked` are called stale and count as doubt, not"
+        " as wrong frames; late = right, but standing for a time whose own"
         " picture is lost; lacking = a time inside an intact file without a picture.",
         "",
     )
@@ -153,10 +154,19 @@ def _corpus(found: Measured) -> Iterator[str]:
             mine = [c for c in checked if (c.group, c.order) == (group, order)]
             sums = [
                 sum(getattr(c, name) for c in mine)
-                for name in ("num_asked", "num_shown", "num_wrong", "num_late", "num_lacking")
+                for name in (
+                    "num_asked",
+                    "num_shown",
+                    "num_wrong",
+                    "num_wrong_stale",
+                    "num_late",
+                    "num_lacking",
+                )
             ]
             rows.append([group, order, str(len(mine)), *map(str, sums)])
-    yield from table(["files", "order", "number", "times asked", "shown", "wrong", "late", "lacking"], rows)
+    yield from table(
+        ["files", "order", "number", "times asked", "shown", "wrong", "marked", "late", "lacking"], rows
+    )
     odd = [c for c in checked if c.num_wrong or c.num_lacking]
     if odd:
         yield from ("", "Files with a wrong or lacking picture:", "")
