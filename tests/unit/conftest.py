@@ -1,0 +1,37 @@
+"""What many modules need: small videos, each written once for all of them, and no decoding child that stays behind."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pipeline import isolation
+from tests import videos
+
+
+@pytest.fixture(scope="session")
+def intact(tmp_path_factory) -> Callable[[str], tuple[Path, list[int]]]:
+    """Return (file, numbers) of a kind of videos.INTACT. Not to be changed."""
+    return cache(lambda kind: videos.write_intact(tmp_path_factory.mktemp("intact"), kind))
+
+
+@pytest.fixture(scope="session")
+def ten_seconds(tmp_path_factory) -> Callable[[str], Path]:
+    """Return 300 pictures with a key picture every second, by the suffix of the file. Not to be changed."""
+
+    def write(suffix: str) -> Path:
+        usual = {"options": videos.X264}
+        coding = {"codec": "mpeg4", "b_frames": 0, "ticks": 1} if suffix == "avi" else usual
+        options = {"movflags": "faststart"} if suffix == "mp4" else None
+        path = tmp_path_factory.mktemp("ten") / f"ten.{suffix}"
+        return videos.write_video(path, numbers=range(300), gop=30, container_options=options, **coding)
+
+    return cache(write)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_child_stays():
+    """A module finds no decoding child of another one."""
+    yield
+    isolation.drop_child()
