@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ INDEXED = [
     "variable rate.mp4", "sound is longer.mp4", "hevc open groups.mp4", "mpeg4.avi",
 ]  # fmt: skip
 SIZE = FrameSize(48, 80)
+Intact = Callable[[str], tuple[Path, list[int]]]
 
 
 class Watched(io.BytesIO):
@@ -55,8 +57,8 @@ def watch(data: bytes, times_s: list[float], policy: Policy) -> Watched:
 
 
 @pytest.fixture(scope="module", params=INDEXED)
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return videos.write_intact(tmp_path_factory.mktemp("videos"), request.param)[0].read_bytes()
+def data(request: pytest.FixtureRequest, intact: Intact) -> bytes:
+    return intact(request.param)[0].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,6 @@ def test_a_group_is_not_announced_twice(tmp_path: Path) -> None:
         assert sum(stop - start for start, stop in runs) < 1.5 * path.stat().st_size
 
 
-def test_without_an_index_nothing_is_announced(tmp_path: Path) -> None:
-    data = videos.write_intact(tmp_path, "h264.ts")[0].read_bytes()
+def test_without_an_index_nothing_is_announced(intact: Intact) -> None:
+    data = intact("h264.ts")[0].read_bytes()
     assert watch(data, [1.0, 3.0], Policy()).runs == []

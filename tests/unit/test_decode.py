@@ -1,5 +1,6 @@
 import io
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,33 +26,31 @@ def decoded_numbers(uri, times_s, size=SIZE) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def intact(tmp_path_factory):
-    """Return (file, numbers) of each kind, written once."""
-    made = {}
+def half_minute(tmp_path_factory):
+    """Return a file of 900 pictures in a container, encoded once."""
+    whole = videos.write_video(
+        tmp_path_factory.mktemp("videos") / "whole.mp4",
+        numbers=range(900),
+        gop=45,
+        options=videos.X264,
+        container_options={"movflags": "faststart"},
+    )
 
-    def make(kind):
-        if kind not in made:
-            made[kind] = videos.write_intact(tmp_path_factory.mktemp("videos"), kind)
-        return made[kind]
+    def make(suffix):
+        return (
+            whole
+            if suffix == "mp4"
+            else videos.drop_packets(whole, whole.with_suffix(f".{suffix}"), range(0))
+        )
 
-    return make
+    return cache(make)
 
 
 @pytest.fixture(scope="session")
-def half_minute(tmp_path_factory):
-    """Return a file of 900 pictures in a container, written once."""
-    made = {}
-
-    def make(suffix):
-        if suffix not in made:
-            path = tmp_path_factory.mktemp("videos") / f"whole.{suffix}"
-            options = {"movflags": "faststart"} if suffix == "mp4" else None
-            made[suffix] = videos.write_video(
-                path, numbers=range(900), gop=45, options=videos.X264, container_options=options
-            )
-        return made[suffix]
-
-    return make
+def two_groups(tmp_path_factory):
+    """Return a file with key pictures 0, 60 and 120 and without B pictures."""
+    path = tmp_path_factory.mktemp("videos") / "groups.mp4"
+    return videos.write_video(path, gop=60, b_frames=0, options=videos.X264)
 
 
 @pytest.fixture(params=["planned", "everything decoded"])
@@ -261,10 +260,8 @@ class TestBroken:
     @pytest.mark.usefixtures("path_taken")
     @pytest.mark.parametrize("suffix", ["mkv", "ts"])
     @pytest.mark.parametrize("hole", [range(40, 95), range(40, 52), range(30, 90)])
-    def test_no_picture_from_after_a_hole_passes_as_good(self, tmp_path, suffix, hole):
-        whole = videos.write_video(
-            tmp_path / "whole.mp4", numbers=range(150), gop=60, b_frames=0, options=videos.X264
-        )
+    def test_no_picture_from_after_a_hole_passes_as_good(self, two_groups, tmp_path, suffix, hole):
+        whole = two_groups
         path = videos.drop_packets(whole, tmp_path / f"hole.{suffix}", hole)
         frames, twin = (decode(file, [k / 30 + 0.01 for k in range(150)], SIZE) for file in (path, whole))
         place = {pts: index for index, pts in enumerate(frames.pts_s_N)}
@@ -278,7 +275,9 @@ class TestBroken:
 
     @pytest.mark.parametrize("hole", [range(0)])
     def test_a_still_that_its_container_tells_of_is_good(self, tmp_path, hole):
-        path = videos.write_video(tmp_path / "still.mp4", numbers=[0, 1, 140, 141], gop=60, options=videos.X264)
+        path = videos.write_video(
+            tmp_path / "still.mp4", numbers=[0, 1, 140, 141], gop=60, options=videos.X264
+        )
         assert {sample.quality for sample in decode(path, [0.0, 2.0, 4.0, 4.7], SIZE).samples} == {"ok"}
         path = videos.drop_packets(path, tmp_path / "still.mkv", hole)
         samples = decode(path, [0.0, 2.0, 4.68], SIZE).samples

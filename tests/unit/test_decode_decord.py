@@ -18,8 +18,8 @@ TAKEN = ["h264.mp4", "long groups.mp4", "no B pictures.mp4", "fragments.mp4", "h
 
 @needs_decord
 @pytest.mark.parametrize("kind", TAKEN)
-def test_it_agrees_with_pyav_on_files_it_takes(tmp_path, kind):
-    path, numbers = videos.write_intact(tmp_path, kind)
+def test_it_agrees_with_pyav_on_files_it_takes(intact, kind):
+    path, numbers = intact(kind)
     times_s = [(k - numbers[0] + 0.3) / 30 for k in numbers[1::3]]
     found, expected = decode(path, times_s, SIZE, opener=open_decord), decode(path, times_s, SIZE)
     np.testing.assert_allclose(found.pts_s_N, expected.pts_s_N)
@@ -28,8 +28,8 @@ def test_it_agrees_with_pyav_on_files_it_takes(tmp_path, kind):
 
 
 @needs_decord
-def test_a_picture_that_stands_still_comes_once_and_the_end_is_told(tmp_path):
-    path = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+def test_a_picture_that_stands_still_comes_once_and_the_end_is_told(intact):
+    path, _ = intact("h264.mp4")
     frames = decode(path, [1.01, 1.02, 1.5, 5.5, 9.0], SIZE, opener=open_decord)
     assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == [30, 45, 149]
     assert [sample.quality for sample in frames.samples] == ["ok", "ok", "ok", "ok", "missing"]
@@ -40,15 +40,15 @@ def test_a_picture_that_stands_still_comes_once_and_the_end_is_told(tmp_path):
     "kind",
     ["open groups.mp4", "recovery points.mp4", "h264.ts", "h264.flv", "hevc.mkv", "vp9.webm", "mpeg4.avi"],
 )
-def test_it_refuses_what_it_would_get_wrong(tmp_path, kind):
-    path, _ = videos.write_intact(tmp_path, kind)
+def test_it_refuses_what_it_would_get_wrong(intact, kind):
+    path, _ = intact(kind)
     with pytest.raises(DecodeError, match=r"gives wrong pictures for .*use decoder 'pyav'"):
         decode(path, [1.0], SIZE, opener=open_decord)
 
 
 @needs_decord
 def test_it_refuses_a_turned_video(tmp_path):
-    path = videos.write_video(tmp_path / "a.mp4", rotation_deg=90, options=videos.X264)
+    path = videos.write_video(tmp_path / "a.mp4", numbers=range(9), rotation_deg=90, options=videos.X264)
     with pytest.raises(DecodeError, match="turned"):
         decode(path, [1.0], SIZE, opener=open_decord)
 
@@ -62,8 +62,8 @@ def test_what_is_no_video_is_told_as_with_pyav(tmp_path):
             decode(path, [1.0], SIZE, opener=opener)
 
 
-def test_without_decord_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_decord_it_says_what_to_do(intact, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    path = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+    path, _ = intact("h264.mp4")
     with pytest.raises(DecodeError, match="not installed; pip install decord"):
         decode(path, [1.0], SIZE, opener=open_decord)

@@ -23,8 +23,8 @@ TAKEN = ["h264.mp4", "long groups.mp4", "no B pictures.mp4", "fragments.mp4", "h
 
 @needs_torchcodec
 @pytest.mark.parametrize("kind", TAKEN)
-def test_it_agrees_with_pyav_on_files_it_takes(tmp_path, kind):
-    path, numbers = videos.write_intact(tmp_path, kind)
+def test_it_agrees_with_pyav_on_files_it_takes(intact, kind):
+    path, numbers = intact(kind)
     times_s = [(k - numbers[0] + 0.3) / 30 for k in numbers[1::3]]
     found, expected = decode(path, times_s, SIZE, opener=open_torchcodec), decode(path, times_s, SIZE)
     np.testing.assert_allclose(found.pts_s_N, expected.pts_s_N)
@@ -35,8 +35,8 @@ def test_it_agrees_with_pyav_on_files_it_takes(tmp_path, kind):
 
 
 @needs_torchcodec
-def test_pictures_fit_inside_a_size_as_with_pyav(tmp_path):
-    path = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+def test_pictures_fit_inside_a_size_as_with_pyav(intact):
+    path, _ = intact("h264.mp4")
     frames = decode(path, [1.0], FrameSize(64, 64, "inside"), opener=open_torchcodec)
     assert frames.data_NHWC.shape == (1, 38, 64, 3)
 
@@ -45,15 +45,15 @@ def test_pictures_fit_inside_a_size_as_with_pyav(tmp_path):
 @pytest.mark.parametrize(
     "kind", ["recovery points.mp4", "open groups.mp4", "h264.ts", "variable rate.ts", "mpeg4.avi", "mpeg2.ts"]
 )
-def test_it_refuses_what_it_would_get_wrong(tmp_path, kind):
-    path, _ = videos.write_intact(tmp_path, kind)
+def test_it_refuses_what_it_would_get_wrong(intact, kind):
+    path, _ = intact(kind)
     with pytest.raises(DecodeError, match=r"gives wrong pictures for .*use decoder 'pyav'"):
         decode(path, [1.0], SIZE, opener=open_torchcodec)
 
 
 @needs_torchcodec
-def test_a_picture_of_another_time_is_never_handed_on(tmp_path, monkeypatch):
-    path = videos.write_video(tmp_path / "a.mp4", options=videos.X264)
+def test_a_picture_of_another_time_is_never_handed_on(intact, monkeypatch):
+    path, _ = intact("h264.mp4")
     real = numbered.number_pictures
 
     def one_too_many(*arguments):
@@ -67,23 +67,20 @@ def test_a_picture_of_another_time_is_never_handed_on(tmp_path, monkeypatch):
 
 
 @needs_torchcodec
-def test_a_file_that_breaks_off_is_an_error_that_names_the_way_out(tmp_path):
-    whole = videos.write_video(
-        tmp_path / "a.mp4", options=videos.X264, container_options={"movflags": "faststart"}
-    )
-    path = videos.cut(whole, tmp_path / "b.mp4", 0.6)
+def test_a_file_that_breaks_off_is_an_error_that_names_the_way_out(ten_seconds, tmp_path):
+    path = videos.cut(ten_seconds("mp4"), tmp_path / "b.mp4", 0.6)
     with pytest.raises(DecodeError, match=r"b\.mp4"):
-        decode(path, [0.5, 4.8], SIZE, opener=open_torchcodec)
+        decode(path, [0.5, 9.8], SIZE, opener=open_torchcodec)
 
 
-def test_without_torchcodec_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_torchcodec_it_says_what_to_do(intact, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     monkeypatch.delitem(sys.modules, "torchcodec.decoders", raising=False)
     with pytest.raises(DecodeError, match=r"not installed .*pip install --no-deps torchcodec==0\.13\.0"):
-        decode(videos.write_video(tmp_path / "a.mp4"), [1.0], SIZE, opener=open_torchcodec)
+        decode(intact("h264.mp4")[0], [1.0], SIZE, opener=open_torchcodec)
 
 
-def test_without_its_libraries_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_its_libraries_it_says_what_to_do(intact, monkeypatch):
     def fails(_name):
         msg = "Could not load libtorchcodec. Likely causes:\n  1. FFmpeg is not properly installed"
         raise RuntimeError(msg)
@@ -92,4 +89,4 @@ def test_without_its_libraries_it_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(
         DecodeError, match=r"cannot load its libraries \(Could not load.*shared libraries of FFmpeg"
     ):
-        decode(videos.write_video(tmp_path / "a.mp4"), [1.0], SIZE, opener=open_torchcodec)
+        decode(intact("h264.mp4")[0], [1.0], SIZE, opener=open_torchcodec)

@@ -68,25 +68,33 @@ def test_other_errors_are_not_taken_for_lack_of_memory():
         halve_on_out_of_memory(broken, range(2), "two")
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [("torch.AcceleratorError", 1), ("FatalWorkerError", 1), ("ValueError", 7)]
-)
-def test_a_poisoned_process_exits_without_clean_up_and_says_why(error, code):
-    done = python(f"""
-        import atexit, logging, sys, torch
+def test_a_poisoned_process_exits_without_clean_up_and_says_why():
+    """Three processes, forked from one that has loaded torch."""
+    done = python("""
+        import atexit, logging, os, sys, torch
         from actors.device import exit_on_poisoned_cuda
         from pipeline.errors import FatalWorkerError
-        logging.basicConfig()
-        atexit.register(print, "cleaned up")
-        try:
-            with exit_on_poisoned_cuda():
-                raise {error}("CUDA error: an illegal memory access was encountered")
-        except ValueError:
-            sys.exit(7)
+        logging.basicConfig(format="%(message)s")
+        for error in (torch.AcceleratorError, FatalWorkerError, ValueError):
+            pid = os.fork()
+            if not pid:
+                atexit.register(print, "cleaned up after", error.__name__)
+                try:
+                    with exit_on_poisoned_cuda():
+                        raise error(f"CUDA error: an illegal memory access of {error.__name__}")
+                except ValueError:
+                    sys.exit(7)
+            print(error.__name__, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
     """)
-    assert done.returncode == code
-    assert ("illegal memory access" in done.stderr) == (code == 1)
-    assert ("cleaned up" in done.stdout) == (code != 1)
+    assert done.stdout.splitlines() == [
+        "AcceleratorError 1",
+        "FatalWorkerError 1",
+        "cleaned up after ValueError",
+        "ValueError 7",
+    ]
+    assert "access of AcceleratorError" in done.stderr
+    assert "access of FatalWorkerError" in done.stderr
+    assert "access of ValueError" not in done.stderr
 
 
 def test_load_errors_say_which_model_and_what_to_check():

@@ -1,6 +1,7 @@
 """Opening a file: which stream is the video, what is told when there is none, and how large pictures become."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from pipeline.frames import FrameSize
 from pipeline.media import fitted_size, open_video
 from tests import videos
 
+Intact = Callable[[str], tuple[Path, list[int]]]
+
 
 @pytest.fixture(scope="module")
-def mp4(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return videos.write_intact(tmp_path_factory.mktemp("videos"), "h264.mp4")[0].read_bytes()
+def mp4(intact: Intact) -> bytes:
+    return intact("h264.mp4")[0].read_bytes()
 
 
 def opening(data: bytes, error: type = ProbeError) -> str:
@@ -55,8 +58,8 @@ def test_a_file_without_moving_pictures_says_what_it_holds(tmp_path: Path, with_
 @pytest.mark.parametrize(
     ("kind", "has_index"), [("h264.mp4", True), ("mpeg4.avi", True), ("h264.mkv", False), ("h264.ts", False)]
 )
-def test_which_containers_have_an_index(tmp_path: Path, kind: str, has_index: bool) -> None:
-    path, _ = videos.write_intact(tmp_path, kind)
+def test_which_containers_have_an_index(intact: Intact, kind: str, has_index: bool) -> None:
+    path, _ = intact(kind)
     with path.open("rb") as file, open_video(file, "a", DecodeError) as video:
         assert video.has_index is has_index
 
