@@ -114,7 +114,7 @@ def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path):
     """The child of the first video is broken by the second, which a fresh child can read; nothing is written down."""
     folder = tmp_path / "quarantine"
     ours = reader("crash_on_second", folder=folder)
-    for kind in "abcd":
+    for kind in "abc":
         assert len(look(ours, named(tmp_path, kind))) == 3
     assert not folder.exists()
 
