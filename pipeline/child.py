@@ -25,13 +25,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
-from typing import BinaryIO, cast
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
 import numpy as np
 
-from pipeline import config, wire
+from pipeline import wire
 from pipeline.decode import DECODERS
 from pipeline.errors import RowError
 from pipeline.frames import Decoder, FrameSize, Policy, Shot
@@ -41,6 +41,9 @@ from pipeline.sandbox import lock_down
 from pipeline.source import probe_file
 from pipeline.warm_up import warm_up
 from pipeline.wire import Message
+
+if TYPE_CHECKING:
+    from pipeline.config import WindowConfig
 
 Sampling = Callable[[float, float, Look], Iterator[Shot]]
 """A sampler with its settings."""
@@ -126,10 +129,11 @@ def main() -> None:
     link = socket.socket(fileno=order["socket"])
     try:
         decoder = find(DECODERS, order["decoder"], "DECODERS")
-        window = config.load_window(order["window"])
+        # checked by the worker; pydantic would cost each child 15 MB
+        window = cast("WindowConfig", SimpleNamespace(**order["window"]))
         sampler = find(SAMPLERS, window.sampler, "SAMPLERS")
         import_whole(av)
-        warm_up(decoder, sampler)
+        warm_up(decoder, sampler, window)
     except Exception as error:  # noqa: BLE001 the worker says what it was
         wire.send(link, _failure(error))
         return

@@ -224,11 +224,6 @@ def load(values: dict[str, Any]) -> JobConfig:
         raise ConfigError(str(error)) from error
 
 
-def load_window(values: dict[str, Any]) -> WindowConfig:
-    """Return the settings of a window from plain values."""
-    return TypeAdapter(WindowConfig).validate_python(values)
-
-
 def fingerprint(config: JobConfig) -> str:
     """Return 12 hex digits over the settings that change results (not pools, part sizes, tolerances)."""
     values = dump(config)

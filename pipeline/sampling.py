@@ -9,16 +9,18 @@ when it wants something else.
 import importlib
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import WindowConfig
 from pipeline.decode import novelty
 from pipeline.errors import ConfigError
 from pipeline.frames import Shot
 from pipeline.times import sample_times
+
+if TYPE_CHECKING:
+    from pipeline.config import WindowConfig
 
 Look: TypeAlias = Callable[[Sequence[float]], Iterator[Shot]]
 """Deliver one shot per time, in time order; times are distinct seconds from the video's start, sorted.
@@ -26,7 +28,7 @@ Look: TypeAlias = Callable[[Sequence[float]], Iterator[Shot]]
 It may be left before its end; the next request ends it.
 """
 
-SampleFn: TypeAlias = Callable[[float, float, WindowConfig, Look], Iterator[Shot]]
+SampleFn: TypeAlias = Callable[[float, float, "WindowConfig", Look], Iterator[Shot]]
 """Yield the shots of a window [start_s, end_s), in time order, at most config.MAX_FRAMES."""
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
@@ -35,19 +37,19 @@ EVERY = 4
 """Change is measured on every fourth row and column: the same mean, at a small part of a decoded picture's cost."""
 
 
-def sample_rate(start_s: float, end_s: float, config: WindowConfig, look: Look) -> Iterator[Shot]:
+def sample_rate(start_s: float, end_s: float, config: "WindowConfig", look: Look) -> Iterator[Shot]:
     """Look `sample_fps` times a second, on a grid that all windows of a video share (times.py)."""
     yield from look(sample_times(start_s, end_s, config.sample_fps))
 
 
-def sample_count(start_s: float, end_s: float, config: WindowConfig, look: Look) -> Iterator[Shot]:
+def sample_count(start_s: float, end_s: float, config: "WindowConfig", look: Look) -> Iterator[Shot]:
     """Look `count` times, in the middle of as many equal parts of the window."""
     middles_s = (start_s + (k + 0.5) * (end_s - start_s) / config.count for k in range(config.count))
     # parts of a window of a few ticks of float arithmetic have the same middle
     yield from look(sorted({time_s for time_s in middles_s if start_s <= time_s < end_s} or {start_s}))
 
 
-def sample_adaptive(start_s: float, end_s: float, config: WindowConfig, look: Look) -> Iterator[Shot]:
+def sample_adaptive(start_s: float, end_s: float, config: "WindowConfig", look: Look) -> Iterator[Shot]:
     """Look `sample_fps` times a second while the picture changes, `min_fps` times while it stands still.
 
     Change is the mean absolute luma change against the picture looked at before. When it was below `still_change`
@@ -61,7 +63,7 @@ def sample_adaptive(start_s: float, end_s: float, config: WindowConfig, look: Lo
     yield from _shown_once(_follow(times_s, config, look))
 
 
-def sample_scenes(start_s: float, end_s: float, config: WindowConfig, look: Look) -> Iterator[Shot]:
+def sample_scenes(start_s: float, end_s: float, config: "WindowConfig", look: Look) -> Iterator[Shot]:
     """Look `sample_fps` times a second for cuts, and hand on the middle picture of each scene.
 
     A scene longer than 1 / `min_fps` is cut into pieces of that length, each with its middle picture. Cuts are those
@@ -88,7 +90,7 @@ def sample_scenes(start_s: float, end_s: float, config: WindowConfig, look: Look
     yield from _shown_once(_middles(shots, _longest_gap(config), is_cut))
 
 
-def _follow(times_s: Sequence[float], config: WindowConfig, look: Look) -> Iterator[Shot]:
+def _follow(times_s: Sequence[float], config: "WindowConfig", look: Look) -> Iterator[Shot]:
     """Yield shots at some of the times, all of them where something changes."""
     longest = _longest_gap(config)
     shown: Picture | None = None
@@ -106,6 +108,8 @@ def _follow(times_s: Sequence[float], config: WindowConfig, look: Look) -> Itera
         else:
             return
         _leave(shots)
+        if at == len(times_s):
+            return
         picks = [*range(at + longest - 1, len(times_s) - 1, longest), len(times_s) - 1]
         shots = look([times_s[pick] for pick in picks])
         for pick, shot in zip(picks, shots, strict=True):
@@ -155,7 +159,7 @@ def _middle(piece: Sequence[Shot]) -> Shot:
     return piece[min(range(len(piece)), key=lambda k: (piece[k][1] is None, abs(k - middle)))]
 
 
-def _longest_gap(config: WindowConfig) -> int:
+def _longest_gap(config: "WindowConfig") -> int:
     """Return how many sampling periods may lie between two pictures handed on."""
     return max(1, math.floor(config.sample_fps / config.min_fps * (1 + 1e-9)))
 

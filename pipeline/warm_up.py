@@ -6,25 +6,26 @@ they no longer can. What is used is ready, whatever it is: no decoder has to say
 
 import io
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 
-from pipeline.config import WindowConfig
 from pipeline.frames import Decoder, FrameSize, Policy
 from pipeline.sampling import SampleFn
 
-SIDE_PX, NUM_PICTURES, FPS = 64, 8, 4
+if TYPE_CHECKING:
+    from pipeline.config import WindowConfig
+
+SIDE_PX, NUM_PICTURES, FPS = 64, 8, 1
 
 
-def warm_up(decoder: Decoder, sample: SampleFn) -> None:
+def warm_up(decoder: Decoder, sample: SampleFn, window: "WindowConfig") -> None:
     """Sample a small video.
 
     Raises:
         DecodeError, ConfigError: the decoder or the sampler cannot be used, for example because a package is missing.
     """
-    window = WindowConfig(sample_fps=FPS, min_fps=1)
     size = FrameSize(SIDE_PX // 2, SIDE_PX // 2)
     with decoder(io.BytesIO(small_video()), "warm-up.mp4") as look:
         for _ in sample(0.0, NUM_PICTURES / FPS, window, lambda times_s: look(times_s, size, Policy())):

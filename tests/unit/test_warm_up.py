@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import WindowConfig
 from pipeline.decode import DECODERS
 from pipeline.errors import ConfigError
 from pipeline.sampling import SAMPLERS
@@ -25,9 +26,9 @@ from pipeline.warm_up import small_video, warm_up
 decoder, sample = DECODERS[sys.argv[1]], SAMPLERS[sys.argv[2]]
 data = small_video()
 import_whole(av)
-warm_up(decoder, sample)
-lock_down(1024 * 2**20)
 window = WindowConfig(sample_fps=4)
+warm_up(decoder, sample, window)
+lock_down(1024 * 2**20)
 with decoder(io.BytesIO(data), "a.mp4") as look:
     shots = list(sample(0.0, 2.0, window, lambda times_s: look(times_s, FrameSize(32, 32), Policy())))
 print(sum(picture is not None for _, picture in shots))
@@ -60,4 +61,4 @@ def works_after_warm_up(decoder, sampler):
 def test_a_package_that_is_missing_is_told_before_any_video_is_opened(monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     with pytest.raises(ConfigError, match=r"pip install 'reelsift\[scenes\]'"):
-        warm_up(DECODERS["pyav"], SAMPLERS["scenes"])
+        warm_up(DECODERS["pyav"], SAMPLERS["scenes"], WindowConfig())
