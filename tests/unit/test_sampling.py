@@ -194,6 +194,6 @@ def test_a_request_is_ended_before_the_next_begins():
 @pytest.mark.parametrize("num_times", range(1, 12))
 def test_adaptive_does_not_look_twice_when_the_window_ends_as_it_falls_asleep(num_times):
     config = WindowConfig(sampler="adaptive", length_s=26, sample_fps=1, min_fps=0.5)
-    shots = SAMPLERS["adaptive"](0.0, float(num_times), config, DrawnVideo(lambda _: 0.5).look)
+    shots = sample_adaptive(0.0, float(num_times), config, DrawnVideo(lambda _: 0.5).look)
     times_s = [sample.wanted_s for sample, _ in shots]
     assert times_s == sorted(set(times_s))
