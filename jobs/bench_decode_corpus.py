@@ -53,6 +53,7 @@ class Checked:
     """Times of an intact file within its length that have no picture."""
     error: str
     """What the reader said of a file that it cannot read."""
+    is_heavy: bool
     child_mb: float
     """Highest memory of the decoding child until then."""
 
@@ -62,7 +63,8 @@ def check_corpus(folder: Path, *, small: bool, tell: Callable[[str], None]) -> l
     reader = Reader(DecodeConfig(), WindowConfig())
     random_ = random.Random(0)
     checked: list[Checked] = []
-    for case in make_corpus(folder, small=small):
+    # a peak is the highest until then, so those that need the most come last
+    for case in sorted(make_corpus(folder, small=small), key=lambda case: case.is_heavy):
         if case.truth is None:
             continue
         file = next(list_videos(str(folder / case.name).translate(str.maketrans({"*": "?", "[": "?"}))))
@@ -104,7 +106,7 @@ def _check(
                 num_lacking += 1
     num_asked = sum(map(len, groups))
     counts = num_asked, num_shown, num_wrong, num_wrong_stale, num_late, num_lacking
-    return Checked(case.name, case.group, order, *counts, error, child_peak_mb())
+    return Checked(case.name, case.group, order, *counts, error, case.is_heavy, child_peak_mb())
 
 
 def judge(

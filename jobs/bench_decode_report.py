@@ -174,13 +174,14 @@ def _corpus(found: Measured) -> Iterator[str]:
             f"- `{c.name}` {c.order}: {c.num_wrong} wrong ({c.num_wrong_stale} called stale), {c.num_lacking} lacking"
             for c in odd
         )
-    peak = max(checked, key=lambda c: c.child_mb)
-    first = next(c for c in checked if c.child_mb == peak.child_mb)
-    yield from (
-        "",
-        f"Highest memory of the decoding child: {peak.child_mb:.0f} MB, reached at {first.name}.",
-        "",
-    )
+    yield ""
+    for is_heavy in (False, True):
+        mine = [c for c in checked if c.is_heavy == is_heavy]
+        if mine:
+            peak = max(mine, key=lambda c: c.child_mb)
+            which = "files that themselves ask for more (worker_peak_heavy_mb)" if is_heavy else "the files"
+            yield f"Highest memory of the decoding child over {which}: {peak.child_mb:.0f} MB, at {peak.name}."
+            yield ""
 
 
 def _s3(found: Measured) -> Iterator[str]:

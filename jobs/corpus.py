@@ -48,6 +48,8 @@ class Case:
     """The intact file whose pictures a damaged one must show, pixel by pixel."""
     is_small: bool = False
     """Part of the small corpus, in which each mechanism is met at least once."""
+    is_heavy: bool = False
+    """Its reference pictures alone take most of the memory that decoding is to get along with."""
     off_s: float = 0.0
     """By how much a picture's time may be off, where the container does not tell better."""
     note: str = ""
@@ -127,8 +129,12 @@ def _coded() -> list[Case]:
         Case("hevc_closed_gop.mkv", encode(*x265(extra=":open-gop=0")), ROUNDED),
         Case("hevc_10bit.mp4", encode(*x265(pix_fmt="yuv420p10le"), *hvc1, numbers=FEW), FIVE_S),
         Case("hevc_10bit_4k.mp4",
+             encode(*x265(24, "yuv420p10le", ":bframes=0:ref=1"), *large, *hvc1, numbers=range(72), fps=Fraction(24)),
+             timeline(range(72), Fraction(24)), note="as cameras write it, without reordered pictures"),
+        Case("hevc_10bit_4k_reordered.mp4",
              encode(*x265(24, "yuv420p10le"), *large, *hvc1, numbers=range(72), fps=Fraction(24)),
-             timeline(range(72), Fraction(24))),
+             timeline(range(72), Fraction(24)), is_heavy=True, note="asks of any decoder to hold 5 pictures of 25 MB"
+             " (sps_max_dec_pic_buffering), and their motion"),
         Case("vp8.webm", encode(*vpx("libvpx")), ROUNDED),
         Case("vp9.webm", encode(*vpx("libvpx-vp9")), ROUNDED),
         Case("vp9_odd_size.webm", encode(*vpx("libvpx-vp9"), *odd), ROUNDED),

@@ -147,7 +147,9 @@ def _pictures(planned: int, spent: dict[str, Any]) -> str:
     text = f"{planned} times sampled, {spent['frames_stale']} got an older or doubtful picture,"
     text += f" {spent['frames_missing']} none"
     if spent["read_bytes"]:
-        text += f"; {spent['read_bytes'] / 1e6:.1f} MB read from the bucket in {spent['read_requests']} requests"
+        text += (
+            f"; {spent['read_bytes'] / 1e6:.1f} MB read from the bucket in {spent['read_requests']} requests"
+        )
     return text
 
 

@@ -107,7 +107,7 @@ READS = [
     Read("mp4 moov at end", "one group", state, gets, 0, num_bytes, 65_000_000, 100_000)
     for state, gets, num_bytes in (("cold", 3, 1_300_000), ("warm", 1, 107_000))
 ]
-CHECKED = [Checked("a.mp4", "intact", "in order", 100, 100, 0, 0, 0, 0, "", 101.2)]
+CHECKED = [Checked("a.mp4", "intact", "in order", 100, 100, 0, 0, 0, 0, "", False, 101.2)]
 
 
 def found(**changes: object) -> Measured:
@@ -137,12 +137,12 @@ def test_figures_and_verdict() -> None:
         ({"speed": results(ray=11.9)}, "read_videos"),
         ({"speed": results(ours=10.4)}, "costs 1.04 x decord"),
         (
-            {"corpus": [Checked("a.mp4", "intact", "in order", 100, 100, 1, 0, 0, 0, "", 101.2)]},
+            {"corpus": [Checked("a.mp4", "intact", "in order", 100, 100, 1, 0, 0, 0, "", False, 101.2)]},
             "wrong_frames",
         ),
-        ({"corpus": [Checked("a.mp4", "intact", "in order", 100, 99, 0, 0, 0, 1, "", 101.2)]}, "lacking"),
+        ({"corpus": [Checked("a.mp4", "intact", "in order", 100, 99, 0, 0, 0, 1, "", False, 101.2)]}, "lacking"),
         (
-            {"corpus": [Checked("a.mp4", "intact", "in order", 100, 100, 0, 0, 0, 0, "", 200.0)]},
+            {"corpus": [Checked("a.mp4", "intact", "in order", 100, 100, 0, 0, 0, 0, "", False, 200.0)]},
             "worker_peak_mb",
         ),
         ({"s3": [Read("mp4 moov at end", "one group", "warm", 2, 0, 100, 999, 100)]}, "range_gets"),
