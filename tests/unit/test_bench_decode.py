@@ -124,6 +124,7 @@ def test_figures_and_verdict() -> None:
         "range_gets_one_gop": 1,
         "range_bytes_ratio": 1.07,
         "worker_peak_mb": 101,
+        "worker_peak_heavy_mb": None,
     }
     assert document["pass"]
     assert json.loads(json.dumps(document)) == document
@@ -140,7 +141,10 @@ def test_figures_and_verdict() -> None:
             {"corpus": [Checked("a.mp4", "intact", "in order", 100, 100, 1, 0, 0, 0, "", False, 101.2)]},
             "wrong_frames",
         ),
-        ({"corpus": [Checked("a.mp4", "intact", "in order", 100, 99, 0, 0, 0, 1, "", False, 101.2)]}, "lacking"),
+        (
+            {"corpus": [Checked("a.mp4", "intact", "in order", 100, 99, 0, 0, 0, 1, "", False, 101.2)]},
+            "lacking",
+        ),
         (
             {"corpus": [Checked("a.mp4", "intact", "in order", 100, 100, 0, 0, 0, 0, "", False, 200.0)]},
             "worker_peak_mb",
