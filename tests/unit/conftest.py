@@ -1,5 +1,6 @@
 """What many modules need: small videos, each written once for all of them, and no decoding child that stays behind."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 from pipeline import isolation
 from tests import videos
+
+# more threads of torch only wait for each other over arrays this small
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

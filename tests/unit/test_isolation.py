@@ -136,6 +136,7 @@ def test_nothing_of_the_environment_is_passed_on(tmp_path, monkeypatch):
         return
     names = {entry.partition(b"=")[0].decode() for entry in environment.split(b"\0") if entry}
     assert names <= {*PASSED_ON, "PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    kinds = [kind for kind in kinds if not kind.endswith(".mp4")]  # it answers before it closes the video
     assert sorted(kinds) == ["/dev/null", "pipe", "pipe", "socket"]
 
 
