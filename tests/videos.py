@@ -7,6 +7,7 @@ exact answer after any lossy codec and any resize. Only PyAV is needed.
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from av.stream import Disposition
 BITS = 10
 
 
+@lru_cache(maxsize=1000)
 def picture(number: int, width_px: int = 160, height_px: int = 96) -> np.ndarray:
     """Return picture `number`: uint8 [H, W, 3], its number on top and moving stripes below."""
     y, x = np.mgrid[:height_px, :width_px]
