@@ -238,14 +238,14 @@ def _execute(
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
         if files:
-            counters += _commit_all("probe", flow.probe_archive(job, files), run)
+            counters.update(_commit_all("probe", flow.probe_archive(job, files), run))
         open_windows = ledger.open_windows(run, config, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
-            counters += _commit_all("answer", flow.answer_archive(job, place, windows), run)
+            counters.update(_commit_all("answer", flow.answer_archive(job, place, windows), run))
         num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
-        counters += _commit_all("judge", flow.reduce_archive(job, num_answers, found, judged), run)
+        counters.update(_commit_all("judge", flow.reduce_archive(job, num_answers, found, judged), run))
     return counters
 
 
