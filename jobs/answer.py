@@ -92,18 +92,18 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
         return _dry_run(videos, out, queries, config, plan)
     run = ledger.open_run(out, config, queries, plan.models)
     files, found = _list(videos, run)
-    counters: Counter[str] = Counter()
+    counters: Counter[str] | None = None
     if files or ledger.has_open_verdicts(run, queries, found):
         ledger.start_run(run, config, queries, plan.models, _versions())
         counters = _execute(plan, run, config, queries, files, found)
-    else:
-        print(f"nothing to do: {out} already answers these questions on these videos", file=sys.stderr)
     counts = summary.count(out, queries, found)
     stats = {
         "run_id": run.run_id, "out": out, "fingerprint": settings.fingerprint(config),
-        "wall_s": round(time.monotonic() - started, 2), **counts, "this_run": dict(counters),
+        "wall_s": round(time.monotonic() - started, 2), **counts, "this_run": dict(counters or {}),
     }  # fmt: skip
-    if counters:
+    if counters is None:
+        summary.print_nothing_to_do(out, counts)
+    else:
         ledger.close_run(run, stats)
     summary.print_end(stats)
     summary.check_conservation(counts)

@@ -1,10 +1,11 @@
 """The last word of a run: what went in, what came out, what failed and why, what it cost."""
 
 import json
+import shlex
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import config as settings
@@ -125,12 +126,12 @@ def print_end(stats: dict[str, Any]) -> None:
     if spent:
         stages = ("probe_s", "decode_s", "score_s", "evidence_s", "answer_s")
         seconds = [f"{name[:-2]} {spent[name]:.1f}" for name in stages if spent.get(name)]
-        if planned := spent.get("frames_planned"):
-            lines.append(("pictures", _pictures(planned, spent)))
+        if spent.get("windows"):
+            lines.append(("pictures", _pictures(spent)))
         lines.append(("seconds", f"{', '.join(seconds)} (busy, all workers); wall {stats['wall_s']:.1f}"))
     lines += [("failed", f"{n} x {reason}") for reason, n in stats["reasons"].items()]
     if others := stats["failed_videos"] + stats["failed_answers"] - sum(stats["reasons"].values()):
-        lines.append(("failed", f"{others} more; see: reelsift show {stats['out']}"))
+        lines.append(("failed", f"{others} more; see: {_show_failed(stats['out'])}"))
     lines.append(("output", stats["out"]))
     print(file=sys.stderr)
     for name, text in lines:
@@ -138,18 +139,41 @@ def print_end(stats: dict[str, Any]) -> None:
     print(json.dumps(stats), flush=True)
 
 
-def _cut_short(stats: dict[str, Any]) -> str:
-    return f", {stats['cut_short']} cut short and answered as far as they go" if stats["cut_short"] else ""
-
-
-def _pictures(planned: int, spent: dict[str, Any]) -> str:
-    """Return what came of the sampled times of this run's windows, and what they cost of a bucket."""
-    text = f"{planned} times sampled, {spent['frames_stale']} got an older or doubtful picture,"
-    text += f" {spent['frames_missing']} none"
-    if spent["read_bytes"]:
-        text += (
-            f"; {spent['read_bytes'] / 1e6:.1f} MB read from the bucket in {spent['read_requests']} requests"
+def print_nothing_to_do(out: str, counts: dict[str, Any]) -> None:
+    """Say on stderr that a run adds nothing, and what becomes of the failures that stand."""
+    print(f"nothing to do: {out} already answers these questions on these videos", file=sys.stderr)
+    num_failed = counts["failed_videos"] + counts["failed_answers"]
+    if num_failed:
+        print(
+            f"{num_failed} rows stand that failed and are not tried again; they are in another output folder, or when"
+            f" their file has been mended; see: {_show_failed(out)}",
+            file=sys.stderr,
         )
+
+
+def _show_failed(out: str) -> str:
+    """Return the command that shows every failed row."""
+    failed = " UNION ALL ".join(
+        f"SELECT uri, error_message FROM {table} WHERE error_type <> ''" for table in ("videos", "answers")
+    )
+    return f'reelsift show {shlex.quote(out)} "{failed}" --format csv'
+
+
+def _cut_short(stats: dict[str, Any]) -> str:
+    num = stats["cut_short"]
+    return f", {num} truncated or damaged, answered as far as they go" if num else ""
+
+
+def _pictures(spent: Mapping[str, float]) -> str:
+    """Return what came of the sampled times of this run's windows, and what they cost of a bucket."""
+    text = f"{spent.get('frames_planned', 0)} times sampled"
+    text += f", {spent.get('frames_stale', 0)} got an older or doubtful picture"
+    text += f", {spent.get('frames_missing', 0)} none"
+    if num_failed := spent.get("failed_windows", 0):
+        text += f"; {num_failed} of {spent['windows']} windows not looked at"
+    if spent.get("read_bytes"):
+        megabytes, num_requests = spent["read_bytes"] / 1e6, spent.get("read_requests", 0)
+        text += f"; {megabytes:.1f} MB read from the bucket in {num_requests} requests"
     return text
 
 

@@ -1,8 +1,14 @@
-"""Row conservation: what goes in comes out, good or failed, or the run says so."""
+"""Row conservation: what goes in comes out, good or failed, or the run says so. What the closing table says."""
+
+import json
+import shlex
+from collections import Counter
 
 import pytest
 
-from jobs.summary import check_conservation, failed_fraction
+from jobs import show
+from jobs.summary import check_conservation, failed_fraction, print_end, print_nothing_to_do
+from pipeline import rows, sink, store
 from pipeline.errors import JobError
 
 COUNTS = {
@@ -27,3 +33,70 @@ def test_a_lost_or_doubled_row_is_an_error(table, change):
 def test_a_lost_and_a_doubled_row_do_not_cancel_out():
     with pytest.raises(JobError, match="answers: expected 8, found 8, 7 of them distinct"):
         check_conservation({**COUNTS, "distinct_answers": 7})
+
+
+STATS = {
+    **COUNTS, "out": "out", "wall_s": 1.0, "cut_short": 0, "tokens_dense": 0, "tokens_used": 0,
+    "reasons": {"video: ProbeError: no video": 1},
+}  # fmt: skip
+
+
+def counted(tmp_path, *windows):
+    """Return the counters that a run sums up from parts with these windows, as the driver does."""
+    counters = Counter()
+    for window in windows:
+        table = rows.to_table([rows.fill(window, rows.ANSWERED)], rows.ANSWERED)
+        part = next(rows.to_rows(sink.stage_windows(str(tmp_path), "run", "embedded", table)))
+        counters.update(json.loads(part["counters"]))
+    return dict(counters)
+
+
+def closing_lines(capsys, **changes):
+    print_end({**STATS, **changes})
+    out, err = capsys.readouterr()
+    assert json.loads(out)["found"] == 3
+    return {line.split()[0]: line.strip() for line in err.splitlines() if line}
+
+
+def test_a_clean_run_has_zeros_to_print(tmp_path, capsys):
+    spent = counted(
+        tmp_path, {"window_id": "a", "frames_planned": 5}, {"window_id": "b", "frames_planned": 2}
+    )
+    assert spent["frames_stale"] == spent["frames_missing"] == 0
+    line = "pictures  7 times sampled, 0 got an older or doubtful picture, 0 none"
+    assert closing_lines(capsys, this_run=spent)["pictures"] == line
+
+
+@pytest.mark.parametrize("spent", [{}, {"probe_s": 1.0}, {"windows": 1}, {"windows": 1, "read_bytes": 5}])
+def test_counters_of_a_run_that_did_little_may_be_absent(spent, capsys):
+    assert ("pictures" in closing_lines(capsys, this_run=spent)) == ("windows" in spent)
+
+
+def test_windows_that_were_never_decoded_are_told(tmp_path, capsys):
+    failed = {"window_id": "a", "error_type": "DecodeError", "error_message": "x has changed"}
+    lines = closing_lines(capsys, this_run=counted(tmp_path, failed))
+    assert lines["pictures"].endswith("0 none; 1 of 1 windows not looked at")
+
+
+def test_damaged_videos_are_not_called_cut_short(capsys):
+    lines = closing_lines(capsys, this_run={}, cut_short=2)
+    assert lines["videos"].endswith("(1 failed, 2 truncated or damaged, answered as far as they go)")
+
+
+def test_the_command_that_shows_the_failed_rows_works(tmp_path, capsys):
+    folder = str(tmp_path / "out put")
+    print_nothing_to_do(folder, {**COUNTS, "failed_videos": 0, "failed_answers": 0})
+    assert (
+        capsys.readouterr().err
+        == f"nothing to do: {folder} already answers these questions on these videos\n"
+    )
+    for table, uri in (("videos", "a.mp4"), ("answers", "b.mp4")):
+        bad = {"uri": uri, "error_type": "DecodeError", "error_message": f"{uri}: broken"}
+        good = {"uri": "good.mp4", "video_id": "good"}
+        content = [rows.fill(row, rows.TABLES[table]) for row in (bad, good)]
+        store.write_table(store.join(folder, table, "p.parquet"), rows.to_table(content, rows.TABLES[table]))
+    print_nothing_to_do(folder, COUNTS)
+    said = capsys.readouterr().err
+    assert "2 rows stand that failed and are not tried again" in said
+    assert show.main(shlex.split(said.partition("reelsift show ")[2])) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["a.mp4,a.mp4: broken", "b.mp4,b.mp4: broken"]
