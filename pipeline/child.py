@@ -181,6 +181,9 @@ def _serve(
     try:
         if request["is"] == "probe":
             columns = probe_file(video, request["name"], request["size_bytes"])
+            # an index may name key pictures after the last one that can be read
+            keys_s, duration_s = columns["key_times_s"], columns["duration_s"]
+            columns["key_times_s"] = [key_s for key_s in keys_s if 0 <= key_s <= duration_s]
             wire.send(link, {"is": "probed", "columns": columns})
         else:
             for found, picture_HWC in _shots(decoder, sample, video, request):

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -40,6 +41,16 @@ MAX_REASON = 1000
 """Characters of a sample's reason."""
 USABLE = ("ok", "truncated", "damaged")
 """Statuses of a video that a probe has not refused."""
+PROBED = (
+    "container", "codec", "width_px", "height_px", "rotation_deg", "fps", "start_s", "duration_s", "num_packets",
+    "key_times_s", "in_order", "status", "note",
+)  # fmt: skip
+"""Columns of rows.VIDEOS that a child tells, all of them and no other: it must not rename its file."""
+MAX_KEYS = 100_000
+MAX_TEXT = 10_000
+"""Characters of a text column."""
+ROUNDING_S = 1e-6
+"""Two sums of one clock may differ by less."""
 
 Collected = TypeVar("Collected")
 
@@ -140,17 +151,40 @@ def _columns(answers: Answers) -> Row:
         BrokenChildError: it did not send what such columns can hold.
     """
     columns: Row = {}
-    for message, _ in answers:
-        try:
-            kinds = {name: rows.VIDEOS.field(name).type for name in message["columns"]}
-            columns = {
-                name: pa.scalar(message["columns"][name], kind).as_py() for name, kind in kinds.items()
-            }
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise _nonsense(error) from error
-    if columns.get("status") not in USABLE or None in columns.values() or "key_times_s" not in columns:
-        raise _nonsense(f"columns {columns}")
+    try:
+        for message, _ in answers:
+            found = message["columns"]
+            if set(found) != set(PROBED):
+                msg = f"columns {sorted(found)}, expected {sorted(PROBED)}"
+                raise ValueError(msg)
+            columns = {name: pa.scalar(found[name], rows.VIDEOS.field(name).type).as_py() for name in PROBED}
+            _check(columns)
+    except (LookupError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise _nonsense(error) from error
+    if not columns:
+        raise _nonsense("no columns")
     return columns
+
+
+def _check(columns: Row) -> None:
+    """Raise ValueError or TypeError where columns of the right types hold what no video has."""
+    if columns["status"] not in USABLE or None in columns.values():
+        msg = f"columns {columns}"
+        raise ValueError(msg)
+    numbers, texts = (
+        [value for value in columns.values() if isinstance(value, float)],
+        [value for value in columns.values() if isinstance(value, str)],
+    )
+    if not all(map(math.isfinite, numbers)) or max(map(len, texts)) > MAX_TEXT:
+        msg = f"a number that is none, or a text of more than {MAX_TEXT} characters in {columns}"
+        raise ValueError(msg)
+    if min(columns["width_px"], columns["height_px"]) <= 0 or columns["num_packets"] < 0:
+        msg = f"{columns['num_packets']} packets of {columns['width_px']} x {columns['height_px']} pixels"
+        raise ValueError(msg)
+    keys_s, most_s = columns["key_times_s"], columns["duration_s"] + ROUNDING_S
+    if len(keys_s) > MAX_KEYS or not all(a <= b for a, b in pairwise([0.0, *keys_s, most_s])):
+        msg = f"{len(keys_s)} times of key pictures that do not increase from 0 to {most_s:g} s: {keys_s[:5]}"
+        raise ValueError(msg)
 
 
 def _frames(answers: Answers, size: FrameSize, capacity: int) -> Frames:

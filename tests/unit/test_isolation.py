@@ -283,7 +283,25 @@ def test_samples_without_pictures_end_too():
         isolation._frames(shots, SIZE, 3)
 
 
-COLUMNS = {"status": "ok", "duration_s": 3.0, "key_times_s": [], "codec": "h264"}
+COLUMNS = {
+    "container": "mov", "codec": "h264", "width_px": 160, "height_px": 96, "rotation_deg": 0, "fps": 30.0,
+    "start_s": 0.0, "duration_s": 3.0, "num_packets": 90, "key_times_s": [0.0, 1.5, 3.0], "in_order": False,
+    "status": "ok", "note": "",
+}  # fmt: skip
+
+
+def probed(columns: object) -> dict:
+    return isolation._columns(iter([({"is": "probed", "columns": columns}, bytearray())]))
+
+
+def test_columns_of_a_video_are_believed():
+    assert probed(COLUMNS) == COLUMNS
+
+
+@pytest.mark.parametrize("missing", COLUMNS)
+def test_columns_are_all_there(missing):
+    with pytest.raises(isolation.BrokenChildError, match="makes no sense"):
+        probed({name: value for name, value in COLUMNS.items() if name != missing})
 
 
 @pytest.mark.parametrize(
@@ -293,11 +311,19 @@ COLUMNS = {"status": "ok", "duration_s": 3.0, "key_times_s": [], "codec": "h264"
         {"status": "ok"}, COLUMNS | {"status": "great"}, COLUMNS | {"duration_s": None},
         COLUMNS | {"duration_s": "long"}, COLUMNS | {"key_times_s": 5}, COLUMNS | {"codec": 1},
         COLUMNS | {"width_px": 2**40}, COLUMNS | {"width_px": 2**80}, COLUMNS | {"no_such_column": 1},
+        COLUMNS | {"uri": "s3://other/secret.mp4"}, COLUMNS | {"video_id": "f" * 16},
+        COLUMNS | {"error_type": "X"}, COLUMNS | {"size_bytes": 5, "etag": ""},
+        COLUMNS | {"key_times_s": [None, 1.0]}, COLUMNS | {"key_times_s": [0.0, float("nan")]},
+        COLUMNS | {"key_times_s": [2.0, 1.0]}, COLUMNS | {"key_times_s": [1.0, float("inf")]},
+        COLUMNS | {"key_times_s": [-1.0]}, COLUMNS | {"key_times_s": [3.5]},
+        COLUMNS | {"key_times_s": [0.0] * 100_001}, COLUMNS | {"key_times_s": {"a": 1}},
+        COLUMNS | {"note": "x" * 10_001}, COLUMNS | {"fps": float("nan")}, COLUMNS | {"fps": [1]},
+        COLUMNS | {"duration_s": float("inf")}, COLUMNS | {"width_px": 0}, COLUMNS | {"num_packets": -1},
     ],
 )  # fmt: skip
 def test_columns_that_make_no_sense_are_not_believed(columns):
     with pytest.raises(isolation.BrokenChildError, match="makes no sense"):
-        isolation._columns(iter([({"is": "probed", "columns": columns}, bytearray())]))
+        probed(columns)
 
 
 def run(code: str) -> str:
