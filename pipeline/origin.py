@@ -129,16 +129,19 @@ class SmallObject(Origin):
 
     def __init__(self, pinned: Pinned, error: type[RowError]) -> None:
         super().__init__(pinned, error)
-        self.file = os.memfd_create("object", os.MFD_CLOEXEC)
-        file = self.file
+        # a fetch that is broken off may still write: to a closed file, not to a number that is another's by then
+        self._memory = os.fdopen(os.memfd_create("object", os.MFD_CLOEXEC), "wb", buffering=0)
+        self.file = self._memory.fileno()
         try:
-            self.num_requests = ranges.fetch(
-                pinned, 0, pinned.size_bytes, lambda data: os.write(file, data), error
-            )
+            self.num_requests = ranges.fetch(pinned, 0, pinned.size_bytes, self._memory.write, error)
         except BaseException:
             self.close()
             raise
         self.num_bytes = pinned.size_bytes
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._memory.close()
 
 
 class LargeObject(Origin):

@@ -196,6 +196,27 @@ def test_a_small_object_is_one_request(asked: list[tuple[int, int]]) -> None:
     assert not list((headers.folder() or Path()).iterdir())
 
 
+def test_a_fetch_that_goes_on_after_it_was_broken_off_writes_into_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    writes: list[Callable[[bytes], object]] = []
+
+    def fetch(
+        _pinned: Pinned, _start: int, _stop: int, write: Callable[[bytes], object], _error: type
+    ) -> int:
+        writes.append(write)
+        write(b"some")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranges, "fetch", fetch)
+    with pytest.raises(KeyboardInterrupt), open_origin(Pinned("s3://b/k", 1000, "e"), "n", DecodeError):
+        pass
+    with (tmp_path / "other").open("wb") as other:
+        with pytest.raises(ValueError, match="closed file"):
+            writes[0](b"late")
+        assert os.fstat(other.fileno()).st_size == 0
+
+
 def misread(path: Path) -> None:
     path.write_bytes(b"other  content")
     msg = "damaged"
