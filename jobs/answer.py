@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jobs.command_line import parse
 from pipeline import config as settings
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, JobError
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
         ConfigError: wrong usage; exit code 2.
         JobError: the run broke, or not one of the videos can be read; exit code 3.
     """
-    args = tyro.cli(Arguments, args=argv, prog=PROG, description=Arguments.__doc__)
+    args = parse(Arguments, argv, PROG, Arguments.__doc__)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for ours in ("pipeline", "actors", "jobs"):
         logging.getLogger(ours).setLevel(logging.INFO)
