@@ -30,6 +30,10 @@ WAIT_S = 6 * 3600.0
 """Longest time that a request may wait for bytes of the store, which does not count as decoding."""
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
 """What a child sees of the worker's environment; credentials are not among it."""
+WHOLE_BYTES = 2**31
+"""Files up to this size are read whole by a probe (source.py)."""
+SLOWEST_DISK_BYTES_PER_S = 10**7
+"""A probe that reads all of a file is given the time that a slow disk needs for it."""
 SAID_BYTES = 2**16
 """The end of a child's standard error that is kept."""
 MAX_TEXT = 4000
@@ -41,6 +45,21 @@ Answers = Iterator[tuple[Message, bytearray]]
 
 class BrokenChildError(Exception):
     """The child died, was ended, or says what it must not say; the message says how."""
+
+    advice = "the file is damaged or made to do harm, leave it out"
+    """What to do when a file does it again."""
+
+
+class LimitError(BrokenChildError):
+    """The child needs more than it was given; the message says of what."""
+
+    def __init__(self, found: str, option: str) -> None:
+        super().__init__(f"{found} ({option})")
+        self.advice = f"raise {option} if the file is to be trusted, else leave it out"
+
+
+class ShortageError(BrokenChildError):
+    """This machine has no memory, process or time for a child, which says nothing about a file."""
 
 
 class FailedError(Exception):
@@ -61,6 +80,7 @@ class Child:
 
         Raises:
             ConfigError: the decoder or the sampler cannot be imported there.
+            ShortageError: the machine has no room for it now.
             BrokenChildError: it does not start.
         """
         self.is_busy = False
@@ -70,27 +90,19 @@ class Child:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._said = bytearray()
-        self._link, theirs = socket.socketpair()
-        order = {
-            "socket": theirs.fileno(),
-            "decoder": decoder,
-            "window": window,
-            "memory_bytes": memory_bytes,
-        }
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.child", json.dumps(order)],
-                env={name: os.environ[name] for name in PASSED_ON if name in os.environ}
-                | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
+        self._limit_s = START_S
+        try:
+            self._link, self._process = _start(
+                {"decoder": decoder, "window": window, "memory_bytes": memory_bytes}
             )
+        except OSError as error:
+            raise ShortageError(str(error)) from error
         try:
             message, _ = self._receive(time.monotonic() + START_S, 0)
+        except LimitError as late:
+            self.close()
+            msg = f"it was not ready after {START_S:g} s"
+            raise ShortageError(msg) from late
         except BaseException:
             self.close()
             raise
@@ -116,12 +128,17 @@ class Child:
 
         Raises:
             FailedError: what the child says is wrong with the file.
-            BrokenChildError: it died, was ended because it took too long, or does not speak our language.
+            LimitError: it needs more time or memory than it was given.
+            ShortageError: it was killed, and not by us.
+            BrokenChildError: it died otherwise, or does not speak our language.
             RowError, StoreError: what `origin` raises.
         """
-        deadline_s = time.monotonic() + self._timeout_s
-        left_s = WAIT_S
         pinned = origin.pinned
+        is_read_whole = request["is"] == "probe" and origin.file is not None
+        whole_bytes = pinned.size_bytes if is_read_whole and pinned.size_bytes <= WHOLE_BYTES else 0
+        self._limit_s = self._timeout_s + whole_bytes / SLOWEST_DISK_BYTES_PER_S
+        deadline_s = time.monotonic() + self._limit_s
+        left_s = WAIT_S
         self.is_busy = True
         self._send({**request, "name": pinned.uri, "size_bytes": pinned.size_bytes}, file=origin.file)
         while True:
@@ -137,8 +154,8 @@ class Child:
                 case "plan":
                     origin.plan(_runs(message, pinned.size_bytes))
                 case "failed" if message.get("type") == "MemoryError":
-                    msg = f"it needs more than {self._memory_bytes / 2**20:.0f} MB (--decode.memory-mb)"
-                    raise BrokenChildError(msg)
+                    msg = f"it needs more than {self._memory_bytes / 2**20:.0f} MB"
+                    raise LimitError(msg, "--decode.memory-mb")
                 case "failed":
                     self.is_busy = False
                     raise FailedError(message)
@@ -175,9 +192,9 @@ class Child:
             self._link.settimeout(self._timeout_s)
             wire.send(self._link, message, data, file)
         except wire.GoneError as gone:
-            raise BrokenChildError(self._how_it_ended()) from gone
+            raise self._how_it_ended() from gone
         except TimeoutError as late:
-            raise BrokenChildError(self._late()) from late
+            raise self._late() from late
 
     def _receive(self, deadline_s: float, most_bytes: int) -> tuple[Message, bytearray]:
         """Return the next message; what the child says on standard error meanwhile is taken in, so that it never waits.
@@ -193,7 +210,7 @@ class Child:
             left_s = deadline_s - time.monotonic()
             ready = {file for file, _ in poll.poll(max(0.0, left_s) * 1000)}
             if left_s <= 0 or not ready:
-                raise BrokenChildError(self._late())
+                raise self._late()
             if self._link.fileno() in ready:
                 break
             if not self._listen():
@@ -201,9 +218,9 @@ class Child:
         try:
             return wire.receive(self._link, deadline_s=deadline_s, most_bytes=most_bytes)
         except TimeoutError as late:
-            raise BrokenChildError(self._late()) from late
+            raise self._late() from late
         except wire.GoneError as gone:
-            raise BrokenChildError(self._how_it_ended()) from gone
+            raise self._how_it_ended() from gone
         except wire.WireError as error:
             msg = f"it sent what cannot be a message: {error}"
             raise BrokenChildError(msg) from error
@@ -214,15 +231,15 @@ class Child:
         self._said = (self._said + said)[-SAID_BYTES:]
         return bool(said)
 
-    def _late(self) -> str:
-        return f"it was ended after {self._timeout_s:g} s (--decode.timeout-s)"
+    def _late(self) -> LimitError:
+        return LimitError(f"it was ended after {round(self._limit_s, 1):g} s", "--decode.timeout-s")
 
-    def _how_it_ended(self) -> str:
+    def _how_it_ended(self) -> BrokenChildError:
         """Return how the child ended, with the last line that it said."""
         try:
             code = self._process.wait(timeout=END_S)
         except subprocess.TimeoutExpired:
-            return "it closed its connection"
+            return BrokenChildError("it closed its connection")
         errors = self._process.stderr
         while errors and select.select([errors], [], [], 0)[0] and self._listen():
             pass
@@ -231,7 +248,40 @@ class Child:
         if code < 0:
             with suppress(ValueError):
                 how = signal.Signals(-code).name
-        return f"it ended with {how}" + (f": {last}" if last else "")
+        kind = ShortageError if code == -signal.SIGKILL else BrokenChildError
+        return kind(f"it ended with {how}" + (f": {last}" if last else ""))
+
+
+def _start(order: Message) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
+    """Start the program; return our end of its socket, and the process.
+
+    Raises:
+        OSError: there is no memory, process or descriptor to be had.
+    """
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "pipeline.child",
+                    json.dumps(order | {"socket": theirs.fileno()}),
+                ],
+                env={name: os.environ[name] for name in PASSED_ON if name in os.environ}
+                | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return ours, process
 
 
 def _text(message: Message, name: str) -> str:

@@ -141,8 +141,11 @@ Found = tuple[Sample, npt.NDArray[np.uint8] | None, int | None]
 
 def _find(video: Video, ticks: Sequence[int], painter: Painter, policy: Policy) -> Iterator[Found]:
     """Yield what is found for each wanted time, span by span, each span in the cheapest way that works for it."""
-    is_planned = video.is_timed
-    for span in list(_spans(video, ticks)):
+    is_planned = video.is_timed and video.marks_keys
+    spans = deque(_spans(video, ticks))
+    reached = video.start - 1
+    while spans:
+        span = spans.popleft()
         num_done = 0
         renew(video)
         if is_planned:
@@ -156,6 +159,10 @@ def _find(video: Video, ticks: Sequence[int], painter: Painter, policy: Policy) 
         if num_done < len(span):
             is_planned = False
             yield from _decode_all(video, span[num_done:], painter)
+        if spans and video.sought <= reached:
+            # the seek led back to where the span before began: key pictures are rare, going on is cheaper
+            spans = deque([[time for span in spans for time in span]])
+        reached = span[-1]
 
 
 def _spans(video: Video, wanted: Sequence[int]) -> Iterator[list[int]]:
@@ -282,7 +289,11 @@ def _decode_keys(video: Video, wanted: Sequence[int], painter: Painter) -> Itera
 
 def _indexed_keys(video: Video, wanted: Sequence[int]) -> Iterator[VideoPacket]:
     """Yield the last key packet shown at or before each wanted time, reading nothing else; stop past the last one."""
-    last_key = max(entry.timestamp for entry in video.stream.index_entries if entry.is_keyframe)
+    last_key = max(
+        (entry.timestamp for entry in video.stream.index_entries if entry.is_keyframe), default=None
+    )
+    if last_key is None:
+        return
     for time in wanted:
         packet = next(packets_from(video, time))
         if packet.pts is None or packet.dts is None or packet.pts > time:

@@ -98,7 +98,9 @@ def plan(
             if until is None and wanted[place] > exact + stale_after:
                 chosen.append((wanted[place], None))
             else:
-                latest = _cheapest(known, exact, max(latest, exact - near), exact + near, depth, border)
+                # not after the last wanted time: it may be the last one of a window
+                high = min(exact + near, max(exact, wanted[-1]))
+                latest = _cheapest(known, exact, max(latest, exact - near), high, depth, border)
                 found = (wanted[place], Choice(latest, exact, until, exact >= gap))
                 (chosen if latest in depth else carried).append(found)
             place += 1

@@ -11,7 +11,10 @@ import atexit
 import logging
 import math
 import os
+import random
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -22,9 +25,9 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from pipeline import quarantine, rows
-from pipeline.child_process import Answers, BrokenChildError, Child, FailedError
+from pipeline.child_process import Answers, BrokenChildError, Child, FailedError, ShortageError
 from pipeline.config import MAX_FRAMES, DecodeConfig, WindowConfig
-from pipeline.errors import ConfigError, DecodeError, ProbeError, RowError
+from pipeline.errors import ClusterError, ConfigError, DecodeError, ProbeError, RowError
 from pipeline.frames import Frames, FrameSize, Policy, Sample, Shot, gather
 from pipeline.origin import Origin, open_origin
 from pipeline.ranges import Pinned
@@ -35,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 TRIES = 2
 """Times a video may break its decoder."""
+SHORTAGES = 4
+"""Times in all that a child may be killed over one video, or not be started, for want of memory or processes."""
+FIRST_WAIT_S = 0.5
+"""Wait after a shortage; twice as long after each further one."""
 LONGEST_S = 31 * 86400.0
 """A video that claims to be longer is damaged: its windows alone would fill the memory."""
 MAX_REASON = 1000
@@ -119,29 +126,57 @@ class Reader:
         error: type[RowError],
         collect: Callable[[Answers], Collected],
     ) -> tuple[Collected, Origin]:
-        """Return what `collect` makes of the child's answers; a child that breaks is replaced, once."""
+        """Return what `collect` makes of the child's answers; a child that breaks is replaced, a few times."""
         uri, name = file["uri"], f"{file['video_id']}-{file['version']}"
+        why = BrokenChildError()
         with _lock:
-            if why := quarantine.reason(self.quarantine, name):
-                msg = f"{uri}: not opened again in this run, {why}"
+            if known := quarantine.reason(self.quarantine, name):
+                msg = f"{uri}: not opened again in this run, {known}"
                 raise error(msg)
-            for _ in range(TRIES):
-                with open_origin(Pinned(uri, file["size_bytes"], file["etag"]), name, error) as origin:
-                    child = _child_of(self)
-                    try:
-                        return collect(child.answers(request, origin, most_bytes)), origin
-                    except BrokenChildError as broken:
-                        why = str(broken)
-                        logger.warning("%s: its decoder broke: %s", uri, why)
-                        drop_child()
-                    except FailedError as failed:
-                        raise _error_of(failed, uri, error) from None
-                    finally:
-                        if child.is_busy or child.has_grown():
-                            drop_child()
-            quarantine.add(self.quarantine, name, f"its decoder broke {TRIES} times: {why}")
-        msg = f"{uri}: broke its decoder {TRIES} times, {why}; the file is damaged or made to do harm, leave it out"
+            num_broken = num_killed = 0
+            while num_broken < TRIES and num_killed < SHORTAGES:
+                try:
+                    with open_origin(Pinned(uri, file["size_bytes"], file["etag"]), name, error) as origin:
+                        return _answer(_child_of(self), request, origin, most_bytes, collect), origin
+                except ShortageError as shortage:
+                    why, num_killed = shortage, num_killed + 1
+                    logger.warning("%s: its decoder was killed: %s", uri, why)
+                    _wait(num_killed)
+                except BrokenChildError as broken:
+                    why, num_broken = broken, num_broken + 1
+                    logger.warning("%s: its decoder broke: %s", uri, why)
+                except FailedError as failed:
+                    raise _error_of(failed, uri, error) from None
+            if num_broken == TRIES:
+                quarantine.add(self.quarantine, name, f"its decoder broke {TRIES} times: {why}")
+        if num_broken == TRIES:
+            msg = f"{uri}: broke its decoder {TRIES} times, {why}; {why.advice}"
+        else:
+            msg = (
+                f"{uri}: its decoder was killed {SHORTAGES} times ({why}), not by us: host {socket.gethostname()} is"
+                " short of memory; give it more, or run fewer processes on it, and try this video again"
+            )
         raise error(msg)
+
+
+def _answer(
+    child: Child, request: Message, origin: Origin, most_bytes: int, collect: Callable[[Answers], Collected]
+) -> Collected:
+    """Return what `collect` makes of a child's answers; end a child that cannot be given another request."""
+    try:
+        return collect(child.answers(request, origin, most_bytes))
+    except BrokenChildError:
+        drop_child()
+        raise
+    finally:
+        if child.is_busy or child.has_grown():
+            drop_child()
+
+
+def _wait(num_shortages: int) -> None:
+    """Wait for others to give back memory or processes; not all of those who wait come back at once."""
+    if num_shortages < SHORTAGES:
+        time.sleep(FIRST_WAIT_S * 2 ** (num_shortages - 1) * random.uniform(1.0, 1.5))
 
 
 def _columns(answers: Answers) -> Row:
@@ -252,6 +287,7 @@ def _child_of(reader: Reader) -> Child:
     """Return this process's child, a new one if there is none or it serves other settings.
 
     Raises:
+        ClusterError: this machine has no room for one.
         ConfigError: none can be started with these settings.
     """
     global _current  # noqa: PLW0603
@@ -259,18 +295,32 @@ def _child_of(reader: Reader) -> Child:
     if _current is not None and _current[0] == settings:
         return _current[1]
     drop_child()
-    config, window = settings
+    child = _new_child(*settings)
+    for line in child.open:
+        logger.warning("decoding is less isolated than it should be: %s", line)
+    _current = settings, child
+    return child
+
+
+def _new_child(config: DecodeConfig, window: WindowConfig) -> Child:
+    """Start a child; try again where it does not start."""
     why = ""
-    for _ in range(TRIES):
+    num_broken = num_short = 0
+    while num_broken < TRIES and num_short < SHORTAGES:
         try:
-            child = Child(config.decoder, asdict(window), config.memory_mb * 2**20, config.timeout_s)
+            return Child(config.decoder, asdict(window), config.memory_mb * 2**20, config.timeout_s)
+        except ShortageError as shortage:
+            why, num_short = str(shortage), num_short + 1
+            _wait(num_short)
         except BrokenChildError as broken:
-            why = str(broken)
-            continue
-        for line in child.open:
-            logger.warning("decoding is less isolated than it should be: %s", line)
-        _current = settings, child
-        return child
+            why, num_broken = str(broken), num_broken + 1
+    if num_short == SHORTAGES:
+        msg = (
+            f"host {socket.gethostname()} cannot start a process that decodes: {why} (tried {SHORTAGES} times); look"
+            " whether it is out of memory or processes (ulimit -u, the container's pids limit), or run fewer workers"
+            " on it, and run the same command again to go on"
+        )
+        raise ClusterError(msg)
     msg = (
         f"the process that decodes cannot be started with decoder {config.decoder!r} and {config.memory_mb} MB: {why};"
         " give it more with --decode.memory-mb, or look whether this machine is out of memory"

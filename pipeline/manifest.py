@@ -107,7 +107,7 @@ def _entry(line: Line, manifest: str, folder: str) -> FileEntry:
     uri = _resolve(line.uri, folder)
     if trouble := store.misnamed(uri + "/" * line.uri.endswith("/")):
         return FileEntry(uri, 0, "", trouble)
-    etag = "" if line.etag is None else str(line.etag).strip().strip('"')
+    etag = "" if line.etag is None else store.listed_etag(str(line.etag).strip())
     try:
         size_bytes = _size(line.size_bytes)
     except (ValueError, TypeError, OverflowError):

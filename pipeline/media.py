@@ -18,6 +18,10 @@ from pipeline.frames import FrameSize
 
 BUFFER_BYTES = 64 * 2**10
 """What the demuxer reads at a time."""
+CLOCK_BACK_S = 1.0
+"""A decoding time this much before the one before it means that the clock has started again."""
+MAX_ASPECT = 16
+"""Pixels further from square than this are taken for a mistake."""
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 MAX_BOXES = 1000
@@ -61,9 +65,13 @@ class Video:
     late: int
     """Where `is_timed` is false: ticks by which pictures come out of the decoder after they were put in."""
 
+    sought: int
+    """Time in ticks of the packet that the last seek led to."""
+
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.name = name
         self.file = file
+        self.sought = 0
         self.in_order = bool(getattr(file, "in_order", False))
         self._open()
         self.tick_s = float(self.stream.time_base or 1)
@@ -96,6 +104,8 @@ class Video:
         self.stream = videos[0]
         self.is_fresh = True
         self.is_tainted = False
+        self._offset = 0
+        self._latest: int | None = None
         if isinstance(self.file, Opened):
             self.file.opened()
         context: Any = self.stream.codec_context
@@ -109,6 +119,11 @@ class Video:
     def is_timed(self) -> bool:
         """Return whether packets say when they are shown: those of an AVI file with reordered pictures do not."""
         return not (self.container.format.name == "avi" and self.stream.codec_context.has_b_frames)
+
+    @property
+    def marks_keys(self) -> bool:
+        """Return whether key packets are marked: of an AVI file whose index is lost, libav marks every packet."""
+        return self.container.format.name != "avi" or self.has_index
 
     @property
     def has_index(self) -> bool:
@@ -125,9 +140,25 @@ class Video:
             av.error.FFmpegError: the demuxer stumbled; another call may go on behind it.
         """
         try:
-            yield from self.container.demux() if all_streams else self.container.demux(self.stream)
+            packets = self.container.demux() if all_streams else self.container.demux(self.stream)
+            yield from map(self._on_one_clock, packets) if self.in_order else packets
         except IndexError:
             return  # PyAV at the end of a file in which streams came up that were not there at its beginning
+
+    def _on_one_clock(self, packet: Any) -> Any:
+        """Return a packet of a file whose clock starts again, as of joined recordings, on a clock that goes on."""
+        if packet.dts is not None:
+            if (
+                self._latest is not None
+                and packet.dts + self._offset < self._latest - CLOCK_BACK_S / self.tick_s
+            ):
+                usual = packet.duration or round(frame_s(self.stream) / self.tick_s)
+                self._offset = self._latest + usual - packet.dts
+            packet.dts += self._offset
+            self._latest = packet.dts
+            if packet.pts is not None:
+                packet.pts += self._offset
+        return packet
 
     def reopen(self) -> None:
         """Start again at the first byte: the one seek that every container can do.
@@ -254,7 +285,8 @@ def turn_deg(frame: VideoFrame) -> int:
 
 def shown_size(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
     """Return (height_px, width_px) as displayed: upright, stored pixels of `aspect` width to height made square."""
-    width_px = round(frame.width * aspect) if aspect else frame.width
+    is_sane = aspect is not None and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT
+    width_px = max(1, round(frame.width * aspect)) if aspect and is_sane else frame.width
     if turn_deg(frame) in (90, 270):
         return width_px, frame.height
     return frame.height, width_px

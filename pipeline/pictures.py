@@ -24,8 +24,6 @@ BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How much earlier a seek is tried again when it lands too late."""
 PICTURE_BACK_OFF_S = (0.0, 2.0, 8.0, 32.0)
 """The same when the key packet is early enough, but its first clean picture is not."""
-CLOCK_BACK_S = 1.0
-"""A decoding time this much before the one before it means that the clock has started again."""
 HOLD_S = 1.0
 """Longest time a picture is shown (or 10 frames) where the container does not tell a hole from a still picture."""
 SILENT = ("matroska", "mpegts", "flv", "mpeg")
@@ -54,13 +52,14 @@ def packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
         except av.error.FFmpegError:
             continue
         if key is not None and key.pts is not None and key.pts <= pts:
+            video.sought = key.pts
             return chain([key], packets)
     if not video.is_fresh:
         video.reopen()
         ignore_other_streams(video)
     video.is_fresh = False
-    packets = video.packets()
-    return with_one_clock(video, packets) if video.in_order else packets
+    video.sought = start
+    return video.packets()
 
 
 def renew(video: Video) -> None:
@@ -68,23 +67,6 @@ def renew(video: Video) -> None:
     if video.is_tainted:
         video.reopen()
         ignore_other_streams(video)
-
-
-def with_one_clock(video: Video, packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
-    """Yield packets of a file whose clock starts again, as when recordings were joined, with a clock that goes on."""
-    back = round(CLOCK_BACK_S / video.tick_s)
-    offset, latest = 0, None
-    for packet in packets:
-        if packet.dts is not None:
-            if latest is not None and packet.dts + offset < latest - back:
-                offset = (
-                    latest + (packet.duration or round(frame_s(video.stream) / video.tick_s)) - packet.dts
-                )
-            packet.dts += offset
-            latest = packet.dts
-            if packet.pts is not None:
-                packet.pts += offset
-        yield packet
 
 
 def whole_packets_from(video: Video, pts: int) -> Iterator[VideoPacket]:
@@ -152,7 +134,8 @@ def pictures(video: Video, packets: Iterator[VideoPacket], troubles: list[str]) 
         troubles: one line is appended for each error met.
     """
     latest = broken_at = BEFORE_ALL
-    is_broken = is_after_loss = follows_gap = False
+    is_broken = not video.marks_keys
+    is_after_loss = follows_gap = False
     limit = longest(video)
     shown = 0
     for frames, has_error, at in _decoded(video, packets, troubles):

@@ -36,8 +36,6 @@ SLACK_S = 0.5
 """A file may end this much (or 3 frames) before its declared end and still count as whole."""
 JUNK_BYTES = 64 * 2**10
 """So much may follow the last box of an mp4 file and be none."""
-MAX_ASPECT = 16
-"""Pixels further from square than this are taken for a mistake."""
 MAX_NOTES = 4
 """Troubles that a note tells one by one."""
 
@@ -118,7 +116,7 @@ class _Probe:
             )
         start_s = video.start * video.tick_s
         duration_s = max(found.pictures_end_s - start_s, first["delay_s"] + self.picture_s)
-        keys_s = sorted(found.keys_s) if len(found.keys_s) <= MAX_KEYS else []
+        keys_s = sorted(found.keys_s) if len(found.keys_s) <= MAX_KEYS and video.marks_keys else []
         return {
             "container": video.container.format.name.split(",")[0],
             "codec": video.stream.codec_context.codec.canonical_name,
@@ -154,9 +152,7 @@ class _Probe:
         if troubles or delay_s > self.slack_s:
             why = troubles[0] if troubles else "no key picture"
             self.damage.append(f"no picture before {delay_s:.1f} s ({why})")
-        aspect = video.stream.sample_aspect_ratio
-        is_sane = aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT
-        height_px, width_px = shown_size(picture, aspect if is_sane else None)
+        height_px, width_px = shown_size(picture, video.stream.sample_aspect_ratio)
         return {
             "delay_s": delay_s,
             "width_px": width_px,

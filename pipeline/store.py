@@ -26,6 +26,8 @@ ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BAD_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 OBJECT_CODES = {"NoSuchKey", "404", "AccessDenied", "InvalidObjectState"}
 """What a server says about one object alone: gone, not for this user, or moved to an archive that must be thawed."""
+BUSY_CODES = {"SlowDown", "RequestLimitExceeded", "TooManyRequests", "429"}
+CLOCK_CODES = {"RequestTimeout", "408", "RequestTimeTooSkewed", "RequestExpired"}
 BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:.*")
 MAX_KEY_BYTES = 1024
 MAX_CONNECTIONS = 64
@@ -194,7 +196,7 @@ def find(uri: str) -> FileEntry | None:
             info = fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return FileEntry(uri, info["size"], info["ETag"].strip('"')) if info["type"] == "file" else None
+        return FileEntry(uri, info["size"], listed_etag(info["ETag"])) if info["type"] == "file" else None
 
 
 def misnamed(uri: str) -> str:
@@ -237,7 +239,9 @@ def _head(uri: str) -> FileEntry:
     bucket, _, key = path.partition("/")
     try:
         head = fs.call_s3("head_object", Bucket=bucket, Key=key)
-    except (FileNotFoundError, PermissionError) as error:
+    except read_errors() as error:
+        if http_status(error) // 100 != 4:
+            raise
         # the answer to a HEAD has no body: what is wrong shows only in the answer to another request
         page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
         if page.get("Contents"):
@@ -248,7 +252,7 @@ def _head(uri: str) -> FileEntry:
             )
             return FileEntry(uri, 0, "", denied)
         raise
-    return FileEntry(uri, head["ContentLength"], head["ETag"].strip('"'))
+    return FileEntry(uri, head["ContentLength"], listed_etag(head["ETag"]))
 
 
 def list_files(
@@ -300,7 +304,12 @@ def _list_s3(fs: Any, path: str, starts: str) -> Iterator[FileEntry]:
 
 
 def _object(bucket: str, item: dict[str, Any]) -> FileEntry:
-    return FileEntry(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+    return FileEntry(f"s3://{bucket}/{item['Key']}", item["Size"], listed_etag(item["ETag"]))
+
+
+def listed_etag(text: str) -> str:
+    """Return an ETag as it is written down: a strong one without its quotes, a weak one (`W/"..."`) as it is."""
+    return text if text.startswith("W/") else text.strip('"')
 
 
 def _is_s3(uri: str) -> bool:
@@ -333,12 +342,29 @@ def error_code(error: BaseException) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
+def http_status(error: BaseException) -> int:
+    """Return the HTTP status that a bucket's server answered with, 0 when it did not answer."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_busy(code: str) -> bool:
+    """Return whether a server's code asks for fewer requests: its own, or that of the keys' service behind it."""
+    return code in BUSY_CODES or "throttl" in code.lower()
+
+
 def is_outage(error: BaseException, uri: str) -> bool:
-    """Return whether a failed read is about a whole bucket or the way to it, not about this one object."""
+    """Return whether a failed read is about a whole bucket or the way to it, not about this one object.
+
+    A request that is wrong (4xx) is wrong for this object, unless its code is about who asks, when, or how often.
+    """
     if not _is_s3(uri):
         return False
     code = error_code(error)
-    return code not in OBJECT_CODES if code else not isinstance(error, FileNotFoundError)
+    if not code or code in OBJECT_CODES:
+        return not code and not isinstance(error, FileNotFoundError)
+    is_ours = code in BAD_CREDENTIALS | CLOCK_CODES | {"NoSuchBucket"} or is_busy(code)
+    return is_ours or http_status(error) // 100 != 4
 
 
 def explain(error: BaseException, uri: str) -> str:
@@ -368,4 +394,4 @@ def explain(error: BaseException, uri: str) -> str:
         return f"no such object or folder in bucket {bucket!r}"
     if name in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"):
         return "nothing answers at the endpoint; check AWS_ENDPOINT_URL and the network"
-    return f"{name}: {error}"
+    return f"{name}: {error}" + (f" ({code})" if code and code not in str(error) else "")

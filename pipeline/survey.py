@@ -14,9 +14,9 @@ import av.error
 import av.logging
 
 from pipeline.h264 import ReferenceCounter
-from pipeline.media import Video, frame_s, reason
+from pipeline.media import CLOCK_BACK_S, Video, frame_s, reason
 from pipeline.nals import is_chain, length_bytes
-from pipeline.pictures import CLOCK_BACK_S, VideoPacket, longest
+from pipeline.pictures import VideoPacket, longest
 
 MAX_KEYS = 100_000
 """More key times than this are left out: a row would grow beyond reason."""
