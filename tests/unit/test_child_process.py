@@ -4,6 +4,7 @@ The processes here are real, but run a few lines of their own in the place of pi
 """
 
 import os
+import resource
 import signal
 import textwrap
 import time
@@ -12,11 +13,12 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from pipeline.child_process import BrokenChildError, Child, FailedError
+from pipeline import child_process, source
+from pipeline.child_process import BrokenChildError, Child, FailedError, LimitError, ShortageError
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.origin import open_origin
 from pipeline.ranges import Pinned
-from tests.reading import named
+from tests.reading import named, row
 
 PROGRAM = """
 import json, os, signal, socket, struct, sys, time
@@ -102,8 +104,37 @@ LATE = [
 
 @pytest.mark.parametrize("lines", LATE)
 def test_a_child_that_takes_too_long_is_ended(start, tmp_path, lines):
-    with pytest.raises(BrokenChildError, match=r"it was ended after 0.3 s \(--decode.timeout-s\)"):
+    with pytest.raises(LimitError, match=r"it was ended after 0.3 s \(--decode.timeout-s\)") as caught:
         answers(start(lines, timeout_s=0.3), tmp_path)
+    assert caught.value.advice == "raise --decode.timeout-s if the file is to be trusted, else leave it out"
+
+
+def test_more_memory_may_be_given(start, tmp_path):
+    with pytest.raises(LimitError) as caught:
+        answers(start("tell({'is': 'failed', 'type': 'MemoryError', 'message': ''})"), tmp_path)
+    assert "raise --decode.memory-mb" in caught.value.advice
+
+
+@pytest.mark.parametrize(("kind", "limit_s"), [("probe", "0.8"), ("sample", "0.3")])
+def test_a_probe_has_time_to_read_a_file_from_a_slow_disk(start, tmp_path, kind, limit_s):
+    (tmp_path / "a.mp4").write_bytes(bytes(5_000_000))
+    video = row(tmp_path / "a.mp4")
+    child = start("", timeout_s=0.3)
+    with (
+        open_origin(Pinned(video["uri"], video["size_bytes"], video["etag"]), "a", DecodeError) as origin,
+        pytest.raises(LimitError, match=f"it was ended after {limit_s} s"),
+    ):
+        list(child.answers({"is": kind}, origin, 1000))
+    child.close()
+
+
+def test_files_that_a_probe_does_not_read_whole_are_given_no_time_for_it():
+    assert child_process.WHOLE_BYTES == source.MOST_BYTES
+
+
+def test_a_child_that_somebody_killed_says_nothing_about_the_file(start, tmp_path):
+    with pytest.raises(ShortageError, match="it ended with SIGKILL"):
+        answers(start("os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
 
 
 def test_a_connection_that_is_closed_by_a_child_that_lives_on(start, tmp_path, monkeypatch):
@@ -150,6 +181,28 @@ def test_descriptors_that_a_child_pushes_are_not_taken(start, tmp_path):
 def test_a_child_that_does_not_start_is_ended(start):
     with pytest.raises(BrokenChildError, match="it ended with exit code 3: no luck"):
         start("", ready="sys.stderr.write('no luck\\n'); sys.exit(3)")
+
+
+def test_a_child_that_starts_too_slowly_is_the_machines_fault(start, monkeypatch):
+    monkeypatch.setattr(child_process, "START_S", 0.1)
+    with pytest.raises(ShortageError, match=r"not ready after 0\.1 s"):
+        start("", ready="")
+
+
+@pytest.mark.parametrize("more", [0, 3])
+def test_no_more_processes_or_files_are_the_machines_fault(more):
+    """Descriptors run out before the socket is there, or after; neither leaves one open."""
+    num_open = psutil.Process().num_fds()
+    free = os.dup(0)
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, before[1]))
+    try:
+        with pytest.raises(ShortageError, match="Too many open files"):
+            Child("pyav", {}, 2**29, 30.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert psutil.Process().num_fds() == num_open
 
 
 def test_a_decoder_that_it_refuses_stops_the_run(start):

@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import resource
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,11 @@ import pytest
 from pipeline import isolation, quarantine
 from pipeline.child_process import PASSED_ON
 from pipeline.config import DecodeConfig, WindowConfig
-from pipeline.errors import ConfigError, DecodeError, ProbeError
+from pipeline.errors import ClusterError, ConfigError, DecodeError, ProbeError
 from pipeline.frames import Policy
 from pipeline.isolation import Reader
 from tests import videos
-from tests.reading import SIZE, children, look, named, reader, row
+from tests.reading import SIZE, children, is_locked, look, named, reader, row
 
 ROOT = Path(__file__).parents[2]
 SECRET = "wJalrXUtnFEMI-not-for-children"
@@ -40,8 +43,8 @@ def _nothing_leaks():
 
 BREAKS = {
     "segfault": "SIGSEGV",
-    "hold_the_lock": "ended after 0.5 s",
-    "fill_memory": r"more than 300 MB \(--decode.memory-mb\)",
+    "hold_the_lock": r"ended after 0.5 s .*; raise --decode.timeout-s if the file is to be trusted, else leave",
+    "fill_memory": r"more than 300 MB \(--decode.memory-mb\); raise --decode.memory-mb if",
     "wrong_shape": r"a picture of \[96, 161, 3\]",
     "endless": "more than 3 samples",
 }
@@ -117,6 +120,61 @@ def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path):
     for kind in "abc":
         assert len(look(ours, named(tmp_path, kind))) == 3
     assert not folder.exists()
+
+
+def test_a_child_that_is_killed_once_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(isolation, "TRIES", 1)
+    folder = tmp_path / "quarantine"
+    ours, window = reader(folder=folder), named(tmp_path, "good")
+    look(ours, window)
+    children()[0].kill()
+    assert len(look(ours, window)) == 3
+    assert not folder.exists()
+
+
+def test_a_video_whose_child_is_killed_again_and_again_is_told_so_and_may_be_opened_again(
+    tmp_path, monkeypatch
+):
+    """Short of memory, the kernel kills children before anything else."""
+    monkeypatch.setattr(isolation, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(isolation, "SHORTAGES", 2)
+    folder, killed = tmp_path / "quarantine", set[int]()
+    ours, window = reader(folder=folder, timeout_s=60), named(tmp_path, "sleep")
+
+    def kill() -> None:
+        deadline_s = time.monotonic() + 60
+        while len(killed) < 2 and time.monotonic() < deadline_s:
+            for child in children():
+                if is_locked(child) and child.pid not in killed:
+                    killed.add(child.pid)
+                    child.kill()
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(
+        DecodeError, match=r"killed 2 times \(it ended with SIGKILL.*short of memory"
+    ) as caught:
+        look(ours, window)
+    killer.join()
+    assert socket.gethostname() in str(caught.value)
+    assert len(killed) == 2
+    assert not folder.exists()
+    assert len(look(ours, named(tmp_path, "good"))) == 3
+
+
+def test_a_machine_without_room_for_a_child_stops_the_run_and_is_named(monkeypatch):
+    isolation.drop_child()
+    monkeypatch.setattr(isolation, "FIRST_WAIT_S", 0.01)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(ClusterError, match=r"Too many open files.*tried 4 times.*run fewer") as caught:
+            isolation._child_of(reader())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert socket.gethostname() in str(caught.value)
 
 
 def test_nothing_of_the_environment_is_passed_on(tmp_path, monkeypatch):
