@@ -294,12 +294,17 @@ def _indexed_keys(video: Video, wanted: Sequence[int]) -> Iterator[VideoPacket]:
     )
     if last_key is None:
         return
+    entries = video.stream.index_entries
+    delay = video.start - entries[0].timestamp
     for time in wanted:
         packet = next(packets_from(video, time))
         if packet.pts is None or packet.dts is None or packet.pts > time:
             return
         if packet.dts >= last_key and time - packet.pts > _stale(video):
             return  # whether there are pictures until then, the packets between tell
+        index = entries.search_timestamp(time)
+        if index >= 0 and packet.dts < entries[index].timestamp <= time - delay:
+            return  # a later one is there by the index, and is not one any more
         yield packet
 
 

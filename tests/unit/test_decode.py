@@ -1,15 +1,19 @@
 import io
 import random
+from fractions import Fraction
 from functools import cache
 
+import av
 import numpy as np
 import pytest
 
 from pipeline import decode as decoding
+from pipeline import pictures
 from pipeline.decode import DECODERS, novelty, open_pyav
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize, Policy, gather
-from pipeline.media import fitted_size
+from pipeline.media import fitted_size, shown_size
+from pipeline.pictures import packets_from
 from tests import videos
 from tests.decoding import decode
 
@@ -182,6 +186,22 @@ class TestQuality:
             assert abs(sample.off_s) <= near_s + 1e-3
             assert (shown[sample.pts_s] - k) / 30 == pytest.approx(sample.off_s, abs=2e-3)
 
+    def test_near_never_goes_beyond_the_last_wanted_time(self, intact):
+        path, _ = intact("h264.mp4")
+        times_s = [0.2, 0.95]  # a key picture comes at 1.0
+        assert decode(path, times_s, SIZE, Policy("near", 0.3)).pts_s_N.max() <= 0.95
+
+    def test_a_key_picture_that_is_destroyed_is_not_passed_over_in_silence(self, intact, tmp_path):
+        path, _ = intact("h264.mp4")
+        with av.open(str(path)) as container:
+            keys = [p for p in container.demux(container.streams.video[0]) if p.is_keyframe]
+            start, stop = keys[2].pos, keys[2].pos + keys[2].size
+        data = bytearray(path.read_bytes())
+        data[start:stop] = bytes(stop - start)
+        (tmp_path / "zeroed.mp4").write_bytes(data)
+        samples = decode(tmp_path / "zeroed.mp4", [1.5, 2.5, 3.5], SIZE, Policy("keyframe")).samples
+        assert [sample.quality for sample in samples] == ["ok", "stale", "ok"]
+
     @pytest.mark.parametrize("kind", videos.INTACT)
     def test_keyframe_gives_pictures_at_the_times_they_say(self, intact, kind):
         path, numbers = intact(kind)
@@ -213,6 +233,12 @@ class TestSize:
         frames = decode(path, [1.0, 1.5], size)
         assert frames.data_NHWC.shape == (2, *expected, 3)
         assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == [30, 45]
+
+    @pytest.mark.parametrize(
+        ("aspect", "shown"), [(Fraction(1, 10_000), (96, 160)), (Fraction(4, 3), (96, 213))]
+    )
+    def test_an_insane_pixel_aspect_is_taken_for_a_mistake(self, aspect, shown):
+        assert shown_size(av.VideoFrame(160, 96, "yuv420p"), aspect) == shown
 
     def test_inside_never_enlarges(self):
         assert fitted_size(FrameSize(448, 448, "inside"), (90, 120)) == (90, 120)
@@ -290,6 +316,34 @@ class TestBroken:
         assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == list(range(140))
         assert {sample.quality for sample in frames.samples} == {"stale"}
         assert all("no presentation times" in sample.reason for sample in frames.samples)
+
+    def test_an_avi_cut_before_its_index_shows_only_what_its_key_pictures_lead_to(self, tmp_path):
+        whole = videos.write_video(
+            tmp_path / "whole.avi", codec="msmpeg4", numbers=range(120), gop=25, b_frames=0
+        )
+        path = tmp_path / "cut.avi"
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 5])
+        times_s = [k / 30 + 0.01 for k in range(120)]
+        twin = decode(whole, times_s, SIZE)
+        for k in (3, 17, 30, 44, 59, 66):
+            [sample] = decode(path, [times_s[k]], SIZE).samples
+            assert sample.quality == "ok"
+            [picture] = decode(path, [times_s[k]], SIZE).data_NHWC
+            np.testing.assert_array_equal(picture, twin.data_NHWC[k])
+
+    def test_a_file_with_one_key_picture_is_not_decoded_again_and_again(self, tmp_path, monkeypatch):
+        path = videos.write_video(tmp_path / "a.mkv", numbers=range(900), gop=900, options=videos.X264)
+        num_runs = 0
+
+        def count(*args):
+            nonlocal num_runs
+            num_runs += 1
+            return packets_from(*args)
+
+        monkeypatch.setattr(pictures, "packets_from", count)
+        frames = decode(path, [k * 5.5 + 1 for k in range(5)], SIZE)
+        assert [videos.number(data_HWC) for data_HWC in frames.data_NHWC] == [30, 195, 360, 525, 690]
+        assert num_runs <= 3
 
     def test_a_clock_that_starts_again_goes_on_when_read_in_order(self, tmp_path):
         parts = [
