@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from jobs import bench_decode_report as report
 from jobs import bench_decode_speed as speed
 from jobs.bench_decode_clips import Clip, make_clips
@@ -21,6 +19,8 @@ from jobs.bench_decode_corpus import check_corpus
 from jobs.bench_decode_pieces import Measured, read_earlier, rows
 from jobs.bench_decode_s3 import measure_s3
 from jobs.bench_decode_speed import Results
+from jobs.bench_report import write_report
+from jobs.command_line import parse, require
 from jobs.decode_peers import PEERS
 from pipeline.errors import ConfigError
 
@@ -61,7 +61,8 @@ class Arguments:
     earlier: tuple[Path, ...] = ()
     """Standard outputs of earlier runs, whose measurements are reported with these."""
     report: Path | None = None
-    """Markdown file to write; the default is named after the day, in docs/benchmarks/."""
+    """Markdown file to write; the default, for a run of everything, is named after the machine and the day, in
+    docs/benchmarks/."""
 
 
 def main(argv: list[str]) -> int:
@@ -70,11 +71,14 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: the arguments do not fit, or the ffmpeg program is missing.
     """
-    args = tyro.cli(Arguments, args=argv, prog=PROG)
+    args = parse(Arguments, argv, PROG)
+    require("--seconds", args.seconds, at_least=1)
+    require("--repeats", args.repeats, at_least=1)
     found = measure(args)
     document = summary(found)
     lines = report.lines(command(args), args.seconds, found, document)
-    report.write_report(f"decode_{report.machine()}", lines, args.report)
+    shorter = [f"clips of {args.seconds} s"] if args.seconds < Arguments.seconds else []
+    write_report("decode", lines, args.report, [*found.lacking(), *shorter])
     print(json.dumps(document))
     return 0 if document["pass"] else 1
 
@@ -103,6 +107,12 @@ def measure(args: Arguments) -> Measured:
     parts = [part for part in args.only.split(",") if part]
     if unknown := set(parts) - set(PARTS):
         msg = f"--only: no part {sorted(unknown)}; known: {', '.join(PARTS)}"
+        raise ConfigError(msg)
+    if args.s3 and not args.s3.startswith("s3://"):
+        msg = f"--s3 {args.s3}: expected s3://bucket/prefix"
+        raise ConfigError(msg)
+    if args.long and not args.long.is_file():
+        msg = f"--long {args.long}: no such file"
         raise ConfigError(msg)
     found = Measured()
     if "speed" in parts:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import av.error
 
+from jobs.bench_report import list_files
 from jobs.corpus_recipes import run_ffmpeg
 from pipeline.errors import ConfigError
 
@@ -50,9 +51,9 @@ def make_clips(media: Path, folder: Path, clips: Sequence[Clip], seconds: int) -
     their coding: 3 B-pictures; 4 Mbit/s at 1080p, crf 23 at 360p.
 
     Raises:
-        ConfigError: there is no video in `media`, or the ffmpeg program fails.
+        ConfigError: `media` is no folder or holds no video, or the ffmpeg program fails.
     """
-    sources = [path for path in sorted(media.iterdir()) if _is_video(path)]
+    sources = [path for path in list_files("--media", media) if _is_video(path)]
     if not sources:
         msg = f"{media} holds no video to make clips of; give a folder with some real footage (--media)"
         raise ConfigError(msg)

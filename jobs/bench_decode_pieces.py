@@ -9,7 +9,8 @@ from typing import Any
 from jobs.bench_decode_clips import Clip
 from jobs.bench_decode_corpus import Checked
 from jobs.bench_decode_s3 import Read
-from jobs.bench_decode_speed import Cell, Judged, Result, Results
+from jobs.bench_decode_speed import CELLS, Cell, Judged, Result, Results
+from jobs.corpus import CASES
 from jobs.decode_peers import PEERS
 from pipeline.errors import ConfigError
 
@@ -33,6 +34,17 @@ class Measured:
     def cells(self) -> list[Cell]:
         """Return the cells that were measured."""
         return sorted({cell for cell, _ in self.speed}, key=lambda cell: (cell.clip.name, cell.fps))
+
+    def lacking(self) -> list[str]:
+        """Return what a whole measurement has more than this."""
+        ours = {cell for (cell, name), result in self.speed.items() if name == "ours exact" and result.cpu_s}
+        shown = {case.name for case in CASES if case.truth is not None}
+        is_whole = {
+            "speed": ours.issuperset(CELLS) and self.peers == list(PEERS),
+            "corpus": shown.issubset(checked.name for checked in self.corpus),
+            "s3": bool(self.s3),
+        }
+        return [f"{part} is not measured in full" for part, is_it in is_whole.items() if not is_it]
 
     def of(self, cell: Cell, peer: str) -> Result:
         """Return what a peer did in a cell, nothing where it was not asked."""

@@ -1,6 +1,5 @@
 """The report of `reelsift bench decode`: what was measured, in tables that name what they leave out."""
 
-import os
 import statistics
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -8,14 +7,7 @@ from typing import Any
 
 from jobs import bench_decode_speed as speed
 from jobs.bench_decode_pieces import Measured
-from jobs.bench_report import circumstances, table, write_report
-
-__all__ = ["lines", "machine", "write_report"]
-
-
-def machine() -> str:
-    """Return how the reports of this machine are named."""
-    return f"{len(os.sched_getaffinity(0))}-cpu-cores"
+from jobs.bench_report import circumstances, table
 
 
 def lines(command: str, seconds: int, found: Measured, document: dict[str, Any]) -> list[str]:

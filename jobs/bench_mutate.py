@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from jobs.command_line import parse, require
 from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.errors import ConfigError, RowError
 from pipeline.frames import FrameSize
@@ -82,9 +81,14 @@ def main(argv: list[str]) -> int:
     """Read the mutations; the last stdout line is JSON; return 1 if anything escaped or hung.
 
     Raises:
-        ConfigError: there are no good files to break.
+        ConfigError: the arguments do not fit, or there are no good files to break.
     """
-    args = tyro.cli(Arguments, args=argv, prog=PROG)
+    args = parse(Arguments, argv, PROG)
+    for option, number in (("--files", args.files), ("--workers", args.workers)):
+        require(option, number, at_least=1)
+    require("--one", args.one or 0, at_least=0)
+    require("--timeout-s", args.timeout_s, above=0)
+    require("--memory-mb", args.memory_mb, at_least=128)
     with tempfile.TemporaryDirectory(prefix="reelsift-mutate-") as temporary:
         sources = good_files(args.folder or Path(temporary) / "good")
         if args.one is not None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from pipeline.errors import ConfigError
+
 REPORTED = ("ray", "torch", "onnxruntime", "numpy", "av")
 
 
@@ -28,10 +30,38 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
-def write_report(name: str, lines: Sequence[str], path: Path | None) -> None:
-    """Print a report on stderr and write it to `path`, or to docs/benchmarks under its name and the day."""
+def write_report(name: str, lines: Sequence[str], path: Path | None, lacking: Sequence[str] = ()) -> None:
+    """Print a report on stderr and write it to `path`, or to docs/benchmarks, named after machine and day.
+
+    A run that is lacking something never takes the place of a whole measurement: without `path` it is only printed.
+    """
     text = "\n".join(lines) + "\n"
-    path = path or Path("docs/benchmarks") / f"{name}_{time.strftime('%Y-%m-%d')}.md"
+    print(text, file=sys.stderr)
+    if path is None and lacking:
+        print(f"not written: {'; '.join(lacking)}; --report FILE writes it all the same", file=sys.stderr)
+        return
+    path = path or Path("docs/benchmarks") / f"{name}_{machine()}_{time.strftime('%Y-%m-%d')}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(text, file=sys.stderr)
+
+
+def machine() -> str:
+    """Return how the reports of this machine are named."""
+    return f"{len(os.sched_getaffinity(0))}-cpu-cores"
+
+
+def list_files(option: str, folder: Path) -> list[Path]:
+    """Return the files of a folder that an option names, in order.
+
+    Raises:
+        ConfigError: it cannot be listed, or holds none.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        msg = f"{option} {folder}: cannot be listed: {error.strerror}; give a folder with some real footage"
+        raise ConfigError(msg) from error
+    if not files:
+        msg = f"{option} {folder}: holds no file; give a folder with some real footage"
+        raise ConfigError(msg)
+    return files

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import tyro
 
 from jobs.bench_report import circumstances, table, write_report
+from jobs.command_line import parse, require
 from pipeline.budget import plan_evidence
 from pipeline.config import ScoreConfig
 from pipeline.errors import ConfigError
@@ -47,7 +48,8 @@ class Arguments:
     sample_fps: float = 1.0
     """Frames looked at per second."""
     report: Path | None = None
-    """Markdown file to write; the default is named after the day, in docs/benchmarks/."""
+    """Markdown file to write; the default, for the usual settings with photos, is named after the machine and the
+    day, in docs/benchmarks/."""
     score: Annotated[ScoreConfig, tyro.conf.arg(name="")] = field(default_factory=ScoreConfig)
 
 
@@ -84,7 +86,8 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: labels or videos do not fit.
     """
-    args = tyro.cli(Arguments, args=argv, prog=PROG, description=__doc__)
+    args = parse(Arguments, argv, PROG, __doc__)
+    require("--sample-fps", args.sample_fps, above=0)
     labels = read_labels(args.labels)
     from actors.models.tables import find_scorer
 
@@ -99,20 +102,33 @@ def main(argv: list[str]) -> int:
     if args.photos is not None:
         document["photos"] = _measure_photos(args.photos, scorer, facts.frame_size)
     document["questions"] = [asdict(result) for result in results]
-    write_report("retrieval", report(document, results), args.report)
+    write_report("retrieval", report(document, results), args.report, _lacking(args))
     print(json.dumps(document))
     return 0
+
+
+def _lacking(args: Arguments) -> list[str]:
+    """Return what a run of the usual settings with photos has more than this."""
+    is_usual = (args.sample_fps, args.score) == (Arguments.sample_fps, ScoreConfig())
+    return ([] if is_usual else ["the settings are not the usual ones"]) + (
+        [] if args.photos else ["no --photos"]
+    )
 
 
 def read_labels(path: Path) -> list[Label]:
     """Return the labels of a file.
 
     Raises:
-        ConfigError: a line is not a label; the message names every such line.
+        ConfigError: there is no such file, or a line is not a label; the message names every such line.
     """
     labels: list[Label] = []
     mistakes: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"--labels {path}: cannot be read: {error}"
+        raise ConfigError(msg) from error
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -245,12 +261,18 @@ def _find(folders: Sequence[Path], name: str) -> Path:
 def _duration_s(path: Path) -> float:
     """Return what the container says; a time past the last picture gives no frame."""
     import av
+    import av.error
 
-    with av.open(str(path)) as container:
-        if container.duration is None:
-            msg = f"{path} does not say how long it is; remux it or leave it out of the labels"
-            raise ConfigError(msg)
-        return container.duration / 1_000_000
+    try:
+        with av.open(str(path)) as container:
+            duration_us = container.duration
+    except (av.error.FFmpegError, OSError) as error:
+        msg = f"{path} cannot be opened: {error}; leave it out of the labels"
+        raise ConfigError(msg) from error
+    if duration_us is None:
+        msg = f"{path} does not say how long it is; remux it or leave it out of the labels"
+        raise ConfigError(msg)
+    return duration_us / 1_000_000
 
 
 def _measure_photos(folder: Path, scorer: Any, size: Any) -> dict[str, Any]:

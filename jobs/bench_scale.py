@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from jobs.bench_report import circumstances, table, write_report
+from jobs.bench_report import circumstances, list_files, table, write_report
+from jobs.command_line import parse, require
 from pipeline.errors import JobError
 
 PROG = "reelsift bench scale"
@@ -39,19 +38,23 @@ class Arguments:
     window_s: float = 5.0
     """Seconds of one window."""
     report: Path | None = None
-    """Markdown file to write; the default is named after the day, in docs/benchmarks/."""
+    """Markdown file to write; the default is named after the machine and the day, in docs/benchmarks/."""
 
 
 def main(argv: list[str]) -> int:
     """Run both jobs, compare them, write the report; the last stdout line is JSON.
 
     Raises:
+        ConfigError: the arguments do not fit.
         JobError: a job failed, or the two runs differ.
     """
-    args = tyro.cli(Arguments, args=argv, prog=PROG)
+    args = parse(Arguments, argv, PROG)
+    require("--copies", args.copies, at_least=1)
+    require("--window-s", args.window_s, above=0)
+    clips = list_files("--media", args.media)
     with tempfile.TemporaryDirectory(prefix="reelsift-scale-") as folder:
         videos = Path(folder) / "videos"
-        for clip in sorted(path for path in args.media.iterdir() if path.is_file()):
+        for clip in clips:
             for copy in range(args.copies):
                 (videos / f"copy{copy:03d}").mkdir(parents=True, exist_ok=True)
                 shutil.copy(clip, videos / f"copy{copy:03d}" / clip.name)
@@ -168,4 +171,7 @@ def _write(args: Arguments, runs: list[dict[str, Any]]) -> None:
     ]
     lines += table(["scorers", "windows", "wall s", "process", "1st", "2nd", "3rd", "4th quarter"], rows)
     lines += ["", "All rows of both runs are equal bit for bit (run ids and timings left out)."]
-    write_report("scale", lines, args.report)
+    is_usual = (args.copies, args.window_s) == (Arguments.copies, Arguments.window_s)
+    write_report(
+        "scale", lines, args.report, [] if is_usual else ["--copies or --window-s are not the usual ones"]
+    )

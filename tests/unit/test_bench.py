@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jobs import bench, bench_retrieval
+from jobs.__main__ import run_command
+from jobs.bench_report import write_report
 from jobs.bench_retrieval import (
     Label,
     average_precision,
@@ -126,3 +128,56 @@ def test_finds_when_a_picture_changes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert document["questions"][0]["prevalence"] == pytest.approx(1 / 3)
     assert document["map"] == 1.0 > document["map_chance"]
     assert "crossword" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("decode --media /no/such/folder", "--media /no/such/folder: cannot be listed"),
+        ("decode --media . --long /no/such/file", "--long /no/such/file: no such file"),
+        ("decode --media . --seconds 0", "--seconds 0: expected at least 1"),
+        ("decode --media . --repeats -1", "--repeats -1: expected at least 1"),
+        ("decode --media . --s3 /folder", "expected s3://bucket/prefix"),
+        ("mutate --files 0", "--files 0: expected at least 1"),
+        ("mutate --workers 0", "--workers 0: expected at least 1"),
+        ("mutate --one -1", "--one -1: expected at least 0"),
+        ("mutate --timeout-s nan", "--timeout-s nan: expected a finite number above 0"),
+        ("mutate --memory-mb 5", "--memory-mb 5: expected at least 128"),
+        ("scale --media /no/such/folder", "--media /no/such/folder: cannot be listed"),
+        ("scale --media . --copies 0", "--copies 0: expected at least 1"),
+        ("scale --media . --window-s -1", "--window-s -1: expected a finite number above 0"),
+        ("retrieval --media . --labels /no/such/file", "--labels /no/such/file: cannot be read"),
+        ("retrieval --media . --labels x --sample-fps 0", "--sample-fps 0: expected a finite number above 0"),
+        ("retrieval --media . --labels x --threshold 2", "--threshold 2: expected at least 0 and at most 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(bench.main, arguments.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_video_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"file": "a.mp4", "query": "x", "spans_s": [[0, 1]]}\n')
+    with pytest.raises(ConfigError, match=r"a\.mp4 cannot be opened"):
+        bench_retrieval.main(["--media", str(tmp_path), "--labels", str(labels)])
+
+
+def test_only_a_whole_measurement_takes_the_place_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_report("decode", ["a part"], None, ["s3 is not measured in full"])
+    assert not list(tmp_path.iterdir())
+    printed = capsys.readouterr().err
+    assert printed.startswith("a part\n")
+    assert "not written: s3 is not measured in full" in printed
+    write_report("decode", ["a part"], tmp_path / "part.md", ["s3 is not measured in full"])
+    assert (tmp_path / "part.md").read_text() == "a part\n"
+    write_report("decode", ["the whole"], None)
+    (written,) = (tmp_path / "docs" / "benchmarks").iterdir()
+    assert written.read_text() == "the whole\n"

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ from jobs.bench_decode_pieces import Measured, read_earlier
 from jobs.bench_decode_report import lines
 from jobs.bench_decode_s3 import Read
 from jobs.bench_decode_speed import CELLS, FLOOR, Cell, Judged, Result, Truth
-from jobs.corpus import Case
+from jobs.corpus import CASES, Case
 from jobs.corpus_truth import picture, timeline
 from jobs.decode_peers import Order, measured, thumb
 from pipeline.errors import ConfigError
@@ -281,3 +282,29 @@ def test_command_without_a_store_skips_s3_and_says_so(
     assert (document["bench"], document["pass"], document["rows"]) == ("decode", True, [])
     assert "no --s3" in report.read_text()
     assert str(tmp_path) not in report.read_text()
+
+
+def test_a_run_of_a_part_keeps_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench.main(["decode", "--media", ".", "--only", "s3"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_is_whole_with_every_cell_peer_file_and_s3() -> None:
+    everything = Measured(
+        speed={(cell, name): Result([1.0], [1.0]) for cell in CELLS for name in decode_peers.PEERS},
+        corpus=[
+            Checked(case.name, case.group, "in order", 1, 1, 0, 0, 0, 0, "", False, 1.0)
+            for case in CASES
+            if case.truth
+        ],
+        s3=READS,
+    )
+    assert everything.lacking() == []
+    without_a_cell = {key: result for key, result in everything.speed.items() if key[0] != CELLS[0]}
+    without_a_peer = {key: result for key, result in everything.speed.items() if "decord" not in key[1]}
+    unmeasured = {key: Result() for key in everything.speed}  # it was interrupted before the first one
+    for speed in ({}, without_a_cell, without_a_peer, unmeasured):
+        assert replace(everything, speed=speed).lacking() == ["speed is not measured in full"]
+    assert replace(everything, corpus=everything.corpus[1:]).lacking() == ["corpus is not measured in full"]
+    assert replace(everything, s3=[]).lacking() == ["s3 is not measured in full"]
