@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import uuid
+from operator import itemgetter
 from pathlib import Path
 
 Blocks = list[tuple[int, bytes]]
@@ -18,15 +19,22 @@ Blocks = list[tuple[int, bytes]]
 
 MAX_FILE_BYTES = 32 * 2**20
 MAX_FOLDER_BYTES = 2**30
+LOOK_SHARE = 1 / 16
+"""Share of it that a process writes before it looks again how much there is: tens of thousands of files take 0.1 s."""
+LEAST_BYTES = 2**19
+"""What a file counts for at least there."""
 DIGEST_BYTES = 32
+
+_left_bytes = 0
+"""What may be written before the folder is looked at; the first file of a process finds out how full it is."""
 
 
 def folder() -> Path | None:
     """Return the folder of this user, None when another user has taken its name or may write in it."""
-    path = Path(tempfile.gettempdir()) / f"reelsift-headers-{os.getuid()}"
     with contextlib.suppress(OSError):
-        path.mkdir(mode=0o700)
-    with contextlib.suppress(OSError):
+        path = Path(tempfile.gettempdir()) / f"reelsift-headers-{os.getuid()}"
+        with contextlib.suppress(OSError):
+            path.mkdir(mode=0o700)
         status = path.lstat()
         if path.is_dir() and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return path
@@ -60,26 +68,33 @@ def save(name: str, blocks: Blocks) -> None:
     if here is None or sum(len(data) for _, data in blocks) > MAX_FILE_BYTES:
         return
     places = json.dumps([(position, len(data)) for position, data in blocks]).encode()
-    kept = b"".join([places, b"\n", *(data for _, data in blocks)])
+    parts = [places, b"\n", *(data for _, data in blocks)]
     temporary = here / f"{name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        temporary.write_bytes(_digest(name, kept) + kept)
+        with temporary.open("wb") as file:
+            file.writelines([_digest(name, *parts), *parts])
         temporary.replace(here / name)
-        _make_room(here)
+        _make_room(here, sum(map(len, parts)))
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _digest(name: str, kept: bytes | memoryview) -> bytes:
+def _digest(name: str, *parts: bytes | memoryview) -> bytes:
     """Return what tells that the content is whole and belongs to this name."""
     digest = hashlib.blake2b(f"{name}\n".encode(), digest_size=DIGEST_BYTES)
-    digest.update(kept)
+    for part in parts:
+        digest.update(part)
     return digest.digest()
 
 
-def _make_room(here: Path) -> None:
-    """Delete the oldest files until the folder is small enough."""
+def _make_room(here: Path, num_bytes: int) -> None:
+    """Delete the oldest files until the folder is small enough; now and then only, it takes a look at each file."""
+    global _left_bytes  # noqa: PLW0603
+    _left_bytes -= max(num_bytes, LEAST_BYTES)
+    if _left_bytes >= 0:
+        return
+    _left_bytes = round(MAX_FOLDER_BYTES * LOOK_SHARE)
     files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(here))
     total = sum(size for _, size, _ in files)
     for _, size, path in files:
@@ -91,10 +106,13 @@ def _make_room(here: Path) -> None:
 
 def merged(reads: Blocks) -> Blocks:
     """Return reads in order of position, those that touch or overlap as one."""
-    blocks: list[tuple[int, bytearray]] = []
-    for position, data in sorted(reads):
-        if blocks and position <= (end := blocks[-1][0] + len(blocks[-1][1])):
-            blocks[-1][1].extend(data[end - position :])
-        else:
-            blocks.append((position, bytearray(data)))
-    return [(position, bytes(data)) for position, data in blocks]
+    blocks: list[tuple[int, list[bytes]]] = []
+    end = -1
+    for position, data in sorted(reads, key=itemgetter(0)):
+        if position > end:
+            blocks.append((position, [data]))
+            end = position + len(data)
+        elif position + len(data) > end:
+            blocks[-1][1].append(data[end - position :])
+            end = position + len(data)
+    return [(position, b"".join(parts)) for position, parts in blocks]

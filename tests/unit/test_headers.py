@@ -93,11 +93,29 @@ def test_a_large_header_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert headers.load("v-1") == []
 
 
+def test_no_folder_to_be_had_at_all_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    headers.save("v-1", BLOCKS)
+    assert headers.load("v-1") == []
+
+
+def test_the_folder_is_looked_through_now_and_then_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Path] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or scan(path))
+    monkeypatch.setattr(headers, "_left_bytes", 0)
+    for number in range(300):
+        headers.save(f"v-{number}", BLOCKS)
+    assert looks == [here] * 3
+
+
 def test_the_oldest_make_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         headers.save(f"v-{number}", [(0, bytes(1000))])
         os.utime(here / f"v-{number}", (number, number))
     monkeypatch.setattr(headers, "MAX_FOLDER_BYTES", 2500)
+    monkeypatch.setattr(headers, "_left_bytes", 0)
     headers.save("v-9", [(0, bytes(1000))])
     assert sorted(path.name for path in here.iterdir()) == ["v-3", "v-9"]
 
