@@ -31,7 +31,11 @@ FIRST_BYTES = 256 * 2**10
 OPENING_READ_BYTES = 8 * 2**10
 """A container that is being opened is given no more after a jump, so that little but what it needs is kept."""
 MAX_OPENING_READS = 4096
-"""After so many, what opening reads is kept no longer."""
+"""After so many, or headers.MAX_FILE_BYTES, what opening reads is kept no longer."""
+MOST_READS = 8
+"""Times that a file may be read over for one answer: a search of its end and a pass from its beginning take 3."""
+SPARE_BYTES = 256 * 2**20
+"""What may be read on top of that."""
 OPENING_JUMP_BYTES = 4 * 2**20
 """Opening a fragmented mp4 file jumps from fragment to fragment; shorter jumps are read over, in growing requests.
 An index at the end that is shorter is read in one request."""
@@ -154,6 +158,10 @@ class LargeObject(Origin):
         self._is_opening = True
         self._new: headers.Blocks = []
         """What opening read."""
+        self._room_bytes = headers.MAX_FILE_BYTES - sum(len(data) for _, data in self._header)
+        """What may still be kept."""
+        self._spent_bytes = 0
+        """What was fetched, a request counted as FIRST_BYTES at least."""
         self._read_to = 0
         self._runs: list[tuple[int, int]] = []
         self._pieces: deque[tuple[int, bytes]] = deque(maxlen=2)
@@ -166,20 +174,22 @@ class LargeObject(Origin):
             return b""
         if self._is_opening and position != self._read_to:
             num_bytes = min(num_bytes, OPENING_READ_BYTES)
-        data = self._known(position, num_bytes)
-        if not data:
-            self._fetch(*(self._run(position) or self._span(position)))
-            data = self._known(position, num_bytes)
-        self._read_to = position + len(data)
-        if self._is_opening and len(self._new) < MAX_OPENING_READS:
-            self._new.append((position, data))
-        return data
-
-    def _known(self, position: int, num_bytes: int) -> bytes:
-        """Return bytes of the header or of what was fetched last."""
         index = bisect_right(self._header, position, key=itemgetter(0)) - 1
         data = _cut(self._header[max(0, index) : index + 1], position, num_bytes)
-        return data or _cut(self._pieces, position, num_bytes)
+        if not data:
+            data = _cut(self._pieces, position, num_bytes)
+            if not data:
+                self._fetch(*(self._run(position) or self._span(position)))
+                data = _cut(self._pieces, position, num_bytes)
+            self._note(position, data)
+        self._read_to = position + len(data)
+        return data
+
+    def _note(self, position: int, data: bytes) -> None:
+        """Remember what opening reads, as far as it can be kept."""
+        if self._is_opening and len(self._new) < MAX_OPENING_READS and len(data) <= self._room_bytes:
+            self._new.append((position, data))
+            self._room_bytes -= len(data)
 
     def plan(self, runs: Sequence[tuple[int, int]]) -> None:
         """Take note of the byte ranges that will be read; those near each other are joined."""
@@ -194,13 +204,10 @@ class LargeObject(Origin):
         """Keep what was read until now for the next window."""
         self._is_opening = False
         self._ahead_bytes = FIRST_BYTES
-        if self.num_requests and self._new:
-            self._keep(self._new)
-        self._new = []
-
-    def _keep(self, blocks: headers.Blocks) -> None:
-        self._header = headers.merged([*self._header, *blocks])
-        headers.save(self._name, self._header)
+        if self._new:
+            self._header = headers.merged([*self._header, *self._new])
+            self._new = []  # held twice no longer than needed
+            headers.save(self._name, self._header)
 
     def _run(self, position: int) -> tuple[int, int] | None:
         """Return the run of the plan that holds a byte, or as much of it as one request may have."""
@@ -227,6 +234,15 @@ class LargeObject(Origin):
         return position, min(position + self._ahead_bytes, size_bytes)
 
     def _fetch(self, start: int, stop: int) -> None:
+        most_bytes = MOST_READS * self.pinned.size_bytes + SPARE_BYTES
+        self._spent_bytes += max(stop - start, FIRST_BYTES)
+        if self._spent_bytes > most_bytes:
+            msg = (
+                f"{self.pinned.uri}: reading it goes in circles: {self.num_bytes} bytes in {self.num_requests} requests"
+                f" for one answer, of a file of {self.pinned.size_bytes}; its index is damaged, write the file anew or"
+                " leave it out"
+            )
+            raise self.error(msg)
         received = bytearray()
         self.num_requests += ranges.fetch(self.pinned, start, stop, received.extend, self.error)
         self.num_bytes += stop - start
@@ -234,7 +250,9 @@ class LargeObject(Origin):
         self._pieces.append(piece)
         # mkv files have their index at the end, and read it after opening
         if not self._runs and stop == self.pinned.size_bytes and stop - start <= FIRST_BYTES:
-            self._keep([piece])
+            self._room_bytes -= stop - start
+            self._header = headers.merged([*self._header, piece])
+            headers.save(self._name, self._header)
 
 
 def _cut(blocks: Iterable[tuple[int, bytes]], position: int, num_bytes: int) -> bytes:

@@ -3,6 +3,7 @@
 import os
 import random
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,51 @@ def test_what_opening_read_is_kept(asked: list[tuple[int, int]]) -> None:
     third = large("v-2")
     third.read(0, 100)
     assert len(asked) == 1
+
+
+def test_what_is_kept_of_opening_is_bounded_in_bytes(
+    asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is left out is still read rightly."""
+    monkeypatch.setattr(headers, "MAX_FILE_BYTES", 2**20)
+    first = large()
+    read_all(first, 0, SIZE_BYTES)
+    first.opened()
+    path = (headers.folder() or Path()) / "v-1"
+    assert 2**20 - 64 * KIB <= path.stat().st_size <= 2**20 + 1000
+    asked.clear()
+    second = large()
+    read_all(second, 0, 3 * 2**20)
+    second.opened()
+    assert asked[0][0] == 2**20
+    assert path.stat().st_size <= 2**20 + 1000
+
+
+def test_opening_holds_little_more_memory_than_it_keeps(asked: list[tuple[int, int]]) -> None:
+    source = large()
+    read_all(source, 0, headers.MAX_FILE_BYTES)
+    tracemalloc.start()
+    source.opened()
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(asked) > 1
+    assert most_bytes < 1.2 * headers.MAX_FILE_BYTES
+
+
+@pytest.mark.parametrize("has_plan", [False, True])
+def test_reading_in_circles_ends(asked: list[tuple[int, int]], has_plan: bool) -> None:
+    """In requests of a few bytes, too, and a file may well be read over a few times."""
+    source = large()
+    source.opened()
+    for _ in range(3):
+        read_all(source, 0, SIZE_BYTES)
+    places = [2_000_000, 12_000_000, 22_000_000]
+    if has_plan:
+        source.plan([(place, place + 10) for place in places])
+    places *= 10_000
+    with pytest.raises(DecodeError, match=r"s3://b/k: reading it goes in circles: .* leave it out"):
+        [source.read(place, 10) for place in places]
+    assert len(asked) < 3000
 
 
 def test_an_index_at_the_end_that_is_read_after_opening_is_kept(asked: list[tuple[int, int]]) -> None:
