@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from jobs.printable import printable
 from pipeline import sql
 from pipeline.errors import ConfigError
 
@@ -119,7 +120,7 @@ def _page(out: str, summary: dict[str, Any]) -> str:
         f"  windows  {summary['windows']:,}",
         f"  answers  {answers['good']:,} good, {answers['failed']:,} failed",
         *(
-            f"  failed   {failure['count']:,} x {failure['error_type']}, for example: {failure['example']}"
+            f"  failed   {failure['count']:,} x {failure['error_type']}, for example: {printable(failure['example'])}"
             for failure in summary["failures"]
         ),
     ]
@@ -130,7 +131,7 @@ def _page(out: str, summary: dict[str, Any]) -> str:
         )
     for _, group in itertools.groupby(summary["hits"], key=lambda hit: hit["query_id"]):
         hits = list(group)
-        lines += ["", f"{hits[0]['query_id']} ({hits[0]['kind']}): {hits[0]['query']}"]
+        lines += ["", f"{printable(hits[0]['query_id'])} ({hits[0]['kind']}): {printable(hits[0]['query'])}"]
         lines += [_hit_line(hit) for hit in hits]
     return "\n".join(lines)
 
@@ -138,7 +139,7 @@ def _page(out: str, summary: dict[str, Any]) -> str:
 def _hit_line(hit: dict[str, Any]) -> str:
     span = f"{hit['start_s']:.1f}-{hit['end_s']:.1f} s"
     said = "" if hit["kind"] == "find" else f"  {hit['answer']}"
-    return f"  {hit['score']:.3f}  {span:>18}  {hit['uri']}{said}"
+    return f"  {hit['score']:.3f}  {span:>18}  {printable(hit['uri'] + said)}"
 
 
 # --- rows --------------------------------------------------------------------------------------------
@@ -149,6 +150,7 @@ Rows = Iterator[tuple[object, ...]]
 def _print_table(names: Sequence[str], rows: Rows, limit: int | None) -> None:
     """Print aligned columns; what does not fit a cell is cut, and cut rows are announced on stderr."""
     limit = limit or TABLE_ROWS
+    names = [printable(name) for name in names]
     cells = [[_cell(value) for value in row] for row in itertools.islice(rows, limit)]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     for line in (names, ["-" * width for width in widths], *cells):
@@ -161,7 +163,7 @@ def _print_table(names: Sequence[str], rows: Rows, limit: int | None) -> None:
 
 def _cell(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False)
-    text = " ".join(text.split())
+    text = printable(text)
     return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 3]}..."
 
 

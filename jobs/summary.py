@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs.printable import printable
 from pipeline import config as settings
 from pipeline import ledger
 from pipeline.config import JobConfig, PoolConfig
@@ -135,7 +136,7 @@ def print_end(stats: dict[str, Any]) -> None:
     lines.append(("output", stats["out"]))
     print(file=sys.stderr)
     for name, text in lines:
-        print(f"  {name:9} {text}", file=sys.stderr)
+        print(f"  {name:9} {printable(text)}", file=sys.stderr)
     print(json.dumps(stats), flush=True)
 
 

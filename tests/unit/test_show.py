@@ -158,6 +158,26 @@ def test_sql_in_three_formats(out: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "only the first 1 rows" in err
 
 
+def test_a_file_name_with_line_breaks_stays_on_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, uri = str(tmp_path / "out"), "a\nb\x1b[31m\u2028c  d.mp4"
+    found = [
+        answer("dog", "find", uri, spans=[span(4, 0.9)]),
+        answer("cat", "find", uri, error_type="X", error_message=uri),
+    ]
+    store.write_table(store.join(folder, "answers", "p.parquet"), rows.to_table(found, rows.ANSWERS))
+    shown = r"a\nb\x1b[31m\u2028c  d.mp4"
+    code, text, _ = run(capsys, folder, "SELECT uri FROM answers LIMIT 1")
+    assert (code, text) == (0, f"uri\n{'-' * len(shown)}\n{shown}\n")
+    code, text, _ = run(capsys, folder)
+    assert code == 0
+    assert f"  0.900           4.0-6.0 s  {shown}" in text.splitlines()
+    assert f"  failed   1 x X, for example: {shown}" in text.splitlines()
+    _, text, _ = run(capsys, folder, "SELECT uri FROM answers LIMIT 1", "--format", "json")
+    assert json.loads(text) == [{"uri": uri}]
+
+
 def test_numbers_that_json_does_not_know_become_null(out: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, text, _ = run(
         capsys,
