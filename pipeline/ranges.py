@@ -160,7 +160,7 @@ def _gave_up(
     why = "the store does not answer in time" if is_late else store.explain(found, pinned.uri)
     why += f" (tried for {patience_s:.0f} s)"
     if not store.is_busy(store.error_code(found)) and _serves_others(pinned):
-        return error(f"{pinned.uri}: cannot be read: {why}; other objects of its bucket can, look at this one")
+        return error(f"{pinned.uri}: cannot be read: {why}, while its bucket answers; look at this object")
     return StoreError(f"cannot read {pinned.uri}: {why}; run the same command again to go on")
 
 
@@ -172,7 +172,7 @@ def _serves_others(pinned: Pinned) -> bool:
     fs, _ = store.open_fs(pinned.uri)
     bucket, _, key = pinned.uri.removeprefix("s3://").partition("/")
     try:
-        return sync(fs.loop, _read_another, fs, bucket, key, timeout=STALL_S)
+        return bool(sync(fs.loop, _read_another, fs, bucket, key, timeout=STALL_S))
     except store.read_errors() as found:
         return store.error_code(found) == "AccessDenied"  # these credentials may read, not list
 

@@ -4,6 +4,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -157,14 +158,32 @@ class TestWhoNeverAnswers:
     @pytest.mark.parametrize("fault", ["stall", "nothing", "busy"])
     def test_every_answer_breaks(self, s3, proxy, clips, fault):
         file = put(s3, clips["a.mkv"], "a.mkv")
+        put(s3, b"another object that nobody gets", "b.mkv")
         proxy.faults.extend([None, None])
-        proxy.always = FAULTS[fault]
+        proxy.always = replace(FAULTS[fault], after_bytes=0)
         with pytest.raises(
             StoreError, match=r"cannot read s3://.*\(tried for 2 s\); run the same command again"
         ):
             look(file)
         proxy.always = None
         assert_same(look(file), clips["a.mkv"])
+
+    @pytest.mark.parametrize("fault", [FAULTS["nothing"], Fault("refusal", code="InternalError", status=500)])
+    def test_every_answer_about_this_object_breaks(self, s3, proxy, clips, fault):
+        file = put(s3, clips["a.mkv"], "a.mkv")
+        store.write_bytes(store.join(s3.uri, "elsewhere", "b.mkv"), b"another object")
+        proxy.always = fault
+        with pytest.raises(
+            DecodeError, match=r"cannot be read: .*\(tried for 2 s\), while its bucket answers"
+        ):
+            look(file)
+
+    def test_a_request_that_is_wrong_for_this_object(self, s3, proxy, clips):
+        file = put(s3, clips["a.mkv"], "a.mkv")
+        proxy.always = Fault("refusal", code="InvalidRequest", status=400)
+        with pytest.raises(DecodeError, match=r"cannot be read: .*InvalidRequest"):
+            look(file)
+        assert len(proxy.reads) == 1
 
     @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
     def test_credentials_that_are_refused_are_not_tried_again(self, s3, proxy, clips, code):

@@ -60,11 +60,22 @@ class Server:
 
     def __init__(self, *steps: Any) -> None:
         self.steps = list(steps)
+        self.others: dict[str, Any] = {}
+        self.may_list: Exception | None = refusal("ServiceUnavailable", 503)
         self.asked: list[dict[str, Any]] = []
         self.bodies: list[Body] = []
 
     async def _call_s3(self, method: str, **request: Any) -> dict[str, Any]:
+        if method == "list_objects_v2":
+            if self.may_list:
+                raise self.may_list
+            return {"Contents": [{"Key": key} for key in ["folder/a.mkv", *self.others]]}
         assert method == "get_object"
+        if request["Key"] in self.others:
+            step = self.others[request["Key"]]
+            if isinstance(step, Exception):
+                raise step
+            return {"Body": Body([step], None)}
         self.asked.append(request)
         step = self.steps.pop(0) if self.steps else None
         if isinstance(step, Exception):
@@ -218,6 +229,89 @@ def test_a_server_that_ignores_conditions_gives_no_other_version(serve, answer):
         read()
 
 
+WRONG = [
+    refusal("InvalidRequest", 400),
+    refusal("KMS.DisabledException", 400),
+    refusal("400", 400),
+    refusal("MethodNotAllowed", 405),
+]
+
+
+@pytest.mark.parametrize("error", WRONG, ids=store.error_code)
+def test_a_request_that_is_wrong_for_one_object_fails_it_at_once(serve, error):
+    server = serve(error)
+    server.may_list, server.others = None, {"b.mkv": b"x"}
+    with pytest.raises(DecodeError, match=f"{PINNED.uri}: cannot be read: .*{store.error_code(error)}"):
+        read()
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("error", WRONG, ids=store.error_code)
+def test_a_request_that_is_wrong_for_the_bucket_stops_the_run(serve, error):
+    server = serve(*[error] * 10_000)
+    server.may_list = error
+    with pytest.raises(StoreError, match=f"cannot read .*{store.error_code(error)}"):
+        read()
+
+
+ITS_OWN = [refusal("InternalError", 500), ConnectionResetError("reset"), (2, ConnectionResetError("reset"))]
+
+
+@pytest.mark.parametrize("step", ITS_OWN, ids=["500", "reset", "breaks"])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"b": b"x"},
+        {},
+        {"b": refusal("InternalError", 500), "c": b"x"},
+        {"b": refusal("InvalidRequest", 400)},
+    ],
+    ids=["one", "none", "a bad one", "an odd one"],
+)
+def test_an_object_that_cannot_be_read_while_others_can_is_its_own_failure(serve, step, others):
+    server = serve(*[step] * 10_000)
+    server.may_list, server.others = None, others
+    with pytest.raises(
+        DecodeError, match=rf"{PINNED.uri}: cannot be read: .*\(tried for 0 s\), while its bucket"
+    ):
+        read()
+
+
+def test_an_object_that_never_comes_while_others_do_is_its_own_failure(serve, monkeypatch):
+    server = serve(*["never"] * 1000)
+    server.may_list, server.others = None, {"b": b"x"}
+    monkeypatch.setattr(ranges, "STALL_S", 0.05)
+    with pytest.raises(DecodeError, match="does not answer in time"):
+        read()
+
+
+def test_credentials_that_may_not_list_can_still_tell_one_object(serve):
+    server = serve(*[refusal("InternalError", 500)] * 10_000)
+    server.may_list = refusal("AccessDenied", 403)
+    with pytest.raises(DecodeError, match="InternalError"):
+        read()
+
+
+@pytest.mark.parametrize("others", [{"b": refusal("InternalError", 500)}, {"b": ConnectionResetError()}])
+def test_a_bucket_that_is_listed_but_gives_no_bytes_stops_the_run(serve, others):
+    server = serve(*[refusal("InternalError", 500)] * 10_000)
+    server.may_list, server.others = None, others
+    with pytest.raises(StoreError, match="InternalError"):
+        read()
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "KMS.ThrottlingException", "RequestTimeTooSkewed"])
+def test_a_store_that_asks_for_patience_is_not_taken_for_a_bad_object(serve, code):
+    server = serve(*[refusal(code, 400)] * 10_000)
+    server.may_list = refusal(code, 400)
+    with pytest.raises(StoreError, match=code):
+        read()
+    server.may_list, server.others = None, {"b": b"x"}
+    if code != "RequestTimeTooSkewed":
+        with pytest.raises(StoreError, match=code):
+            read()
+
+
 def test_an_answer_of_other_bytes_is_not_used(serve):
     serve({"ContentRange": f"bytes 7-{len(DATA) - 1}/{len(DATA)}"})
     assert read() == (DATA, 2)
@@ -227,6 +321,23 @@ def test_without_an_etag_only_the_size_is_held(serve):
     server = serve({"ETag": '"any"'})
     assert read(pinned=Pinned(PINNED.uri, len(DATA), "")) == (DATA, 1)
     assert "IfMatch" not in server.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("listed", "answered"), [('W/"e7a9"', 'W/"e7a9"'), ('W/"e7a9"', '"e7a9"'), ('"e7a9"', 'W/"e7a9"')]
+)
+def test_a_weak_etag_is_compared_and_not_sent(serve, listed, answered):
+    pinned = Pinned(PINNED.uri, len(DATA), store.listed_etag(listed))
+    server = serve({"ETag": answered})
+    assert read(pinned=pinned) == (DATA, 1)
+    assert ("IfMatch" in server.asked[0]) == (not listed.startswith("W/"))
+    serve({"ETag": 'W/"another"'})
+    with pytest.raises(DecodeError, match="has changed since it was listed"):
+        read(pinned=pinned)
+
+
+def test_a_weak_etag_is_kept_as_it_was_listed():
+    assert [store.listed_etag(text) for text in ('"abc"', 'W/"abc"', "abc")] == ["abc", 'W/"abc"', "abc"]
 
 
 def test_nobody_at_the_endpoint(monkeypatch: pytest.MonkeyPatch):
