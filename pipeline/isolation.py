@@ -111,7 +111,7 @@ class Reader:
         self, video: Row, request: Message, size: FrameSize, policy: Policy, capacity: int
     ) -> tuple[Frames, Origin]:
         """Return at most `capacity` pictures."""
-        in_order = bool(video.get("in_order"))
+        in_order = bool(video.get("clock_restarts"))
         request = {**request, "size": asdict(size), "policy": asdict(policy), "in_order": in_order}
         most_bytes = size.height_px * size.width_px * 3
         return self._ask(
@@ -148,7 +148,8 @@ class Reader:
                 except FailedError as failed:
                     raise _error_of(failed, uri, error) from None
             if num_broken == TRIES:
-                quarantine.add(self.quarantine, name, f"its decoder broke {TRIES} times: {why}")
+                known = f"its decoder broke {TRIES} times: {why}; {why.advice}"
+                quarantine.add(self.quarantine, name, uri, known)
         if num_broken == TRIES:
             msg = f"{uri}: broke its decoder {TRIES} times, {why}; {why.advice}"
         else:
