@@ -8,6 +8,7 @@ comparison. Decision 0004 holds the measured matrix.
 """
 
 import importlib.util
+import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -25,13 +26,18 @@ TRUST = Trust(
     max_bytes=256 * 2**20,
 )
 
+STAMP = re.compile(r"\[\d\d:\d\d:\d\d\] (\S+:\d+: )?")
+"""What decord puts before its errors, and again before those they came from: the time of day, a line of source."""
+
 
 @contextmanager
 def open_decord(file: BinaryIO, name: str) -> Generator[LookFn]:
-    """Open a video for looking at pictures with decord; reads every packet's time first. Always exact.
+    """Open a video for looking at pictures with decord; reads every packet's time first.
+
+    Policies are ignored: every picture is the exact one.
 
     Raises:
-        DecodeError: the file is of a kind decord gets wrong, or decord is not installed or cannot open it.
+        DecodeError: the file is of a kind decord gets wrong, or decord is not installed or cannot read it.
     """
     if importlib.util.find_spec("decord") is None:
         msg = f"{name}: decoder 'decord' is not installed; pip install decord, or use decoder 'pyav'"
@@ -44,8 +50,13 @@ def open_decord(file: BinaryIO, name: str) -> Generator[LookFn]:
         del policy
         height_px, width_px = fitted_size(size, pictures.size_px)
         file.seek(0)
-        reader: Any = decord.VideoReader(file, num_threads=1, width=width_px, height=height_px)
-        # never next(reader): it reads ahead without bound (3.5 GB after 12 pictures of a 1080p file)
-        yield from deliver(pictures, times_s, lambda numbers: reader.get_batch(list(numbers)).asnumpy())
+        try:
+            reader: Any = decord.VideoReader(file, num_threads=1, width=width_px, height=height_px)
+            # never next(reader): it reads ahead without bound (3.5 GB after 12 pictures of a 1080p file)
+            yield from deliver(pictures, times_s, lambda numbers: reader.get_batch(list(numbers)).asnumpy())
+        except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
+            why = STAMP.sub("", str(error).strip().partition("\n")[0])
+            msg = f"{name}: decoder 'decord' fails ({why}); use decoder 'pyav'"
+            raise DecodeError(msg) from error
 
     yield look

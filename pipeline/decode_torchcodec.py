@@ -33,7 +33,9 @@ TOLERANCE_S = 0.002
 
 @contextmanager
 def open_torchcodec(file: BinaryIO, name: str) -> Generator[LookFn]:
-    """Open a video for looking at pictures with torchcodec; reads every packet's time first. Always exact.
+    """Open a video for looking at pictures with torchcodec; reads every packet's time first.
+
+    Policies are ignored: every picture is the exact one.
 
     Raises:
         DecodeError: the file is of a kind torchcodec gets wrong, or torchcodec is not there or cannot open it.

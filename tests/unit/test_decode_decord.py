@@ -62,6 +62,19 @@ def test_what_is_no_video_is_told_as_with_pyav(tmp_path):
             decode(path, [1.0], SIZE, opener=opener)
 
 
+@needs_decord
+def test_what_it_cannot_read_is_told_without_the_time_of_day(intact, tmp_path):
+    """What is told of a file is the same in every run."""
+    path, _ = intact("long groups.mp4")
+    data = bytearray(path.read_bytes())
+    at, length = data.index(b"mdat") + 4, int.from_bytes(data[data.index(b"mdat") - 4 :][:4])
+    for place in range(at + length // 4, at + length - 8, 3):
+        data[place] ^= 0x5A
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(DecodeError, match=r"a\.mp4: decoder 'decord' fails \([^[]*use decoder 'pyav'"):
+        decode(tmp_path / "a.mp4", [0.1, 1.0, 2.0, 4.0], SIZE, opener=open_decord)
+
+
 def test_without_decord_it_says_what_to_do(intact, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     path, _ = intact("h264.mp4")
