@@ -146,7 +146,7 @@ def print_nothing_to_do(out: str, counts: dict[str, Any]) -> None:
     num_failed = counts["failed_videos"] + counts["failed_answers"]
     if num_failed:
         print(
-            f"{num_failed} rows stand that failed and are not tried again; they are in another output folder, or when"
+            f"failed rows that stand and are not tried again: {num_failed}; they are in another output folder, or when"
             f" their file has been mended; see: {_show_failed(out)}",
             file=sys.stderr,
         )

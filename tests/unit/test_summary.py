@@ -97,6 +97,6 @@ def test_the_command_that_shows_the_failed_rows_works(tmp_path, capsys):
         store.write_table(store.join(folder, table, "p.parquet"), rows.to_table(content, rows.TABLES[table]))
     print_nothing_to_do(folder, COUNTS)
     said = capsys.readouterr().err
-    assert "2 rows stand that failed and are not tried again" in said
+    assert "failed rows that stand and are not tried again: 2" in said
     assert show.main(shlex.split(said.partition("reelsift show ")[2])) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["a.mp4,a.mp4: broken", "b.mp4,b.mp4: broken"]
