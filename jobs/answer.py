@@ -240,7 +240,7 @@ def _execute(
         )  # fmt: skip
         if files:
             counters.update(_commit_all("probe", flow.probe_archive(job, files), run))
-        open_windows = ledger.open_windows(run, config, queries, found)
+        open_windows = ledger.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
             counters.update(_commit_all("answer", flow.answer_archive(job, place, windows), run))

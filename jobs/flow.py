@@ -36,11 +36,13 @@ from pipeline.windows import Keys
 FILES_PER_TASK = 16
 MIN_TASKS, MAX_TASKS = 256, 10_000
 """Windows get a task each up to the first, so that many machines have work; from there on short ones share a task,
-beyond the second long ones too: the driver's work stays bounded."""
+beyond the second long ones too. Beyond 640,000 windows tasks are full, and their number, with it the driver's work,
+grows by one with every 64 windows."""
 MAX_WINDOWS_PER_TASK = 64
 TASK_S = 300.0
 """Seconds of video from which a task is not made longer."""
-VIDEOS_PER_PART = 1024
+VIDEOS_PER_PART = 256
+"""Few, because each may have 100,000 key times."""
 ANSWERS_PER_SHARD = 200_000
 
 

@@ -50,7 +50,7 @@ USABLE = ("ok", "truncated", "damaged")
 """Statuses of a video that a probe has not refused."""
 PROBED = (
     "container", "codec", "width_px", "height_px", "rotation_deg", "fps", "start_s", "duration_s", "num_packets",
-    "key_times_s", "in_order", "status", "note",
+    "key_times_s", "clock_restarts", "status", "note",
 )  # fmt: skip
 """Columns of rows.VIDEOS that a child tells, all of them and no other: it must not rename its file."""
 MAX_KEYS = 100_000

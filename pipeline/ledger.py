@@ -306,8 +306,8 @@ def answer_keys(out: str) -> Keys:
     return sorted_keys(keys())
 
 
-def open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: Keys) -> Iterator[Row]:
-    """Yield the windows of the found videos that lack an answer (rows.WINDOW)."""
+def open_windows(run: Run, queries: Sequence[Query], found: Keys) -> Iterator[Row]:
+    """Yield the windows of the found videos that lack an answer (rows.WINDOW), without a look at `key_times_s`."""
     names = (
         "video_id",
         "version",
@@ -315,12 +315,13 @@ def open_windows(run: Run, config: JobConfig, queries: Sequence[Query], found: K
         "size_bytes",
         "etag",
         "duration_s",
-        "key_times_s",
-        "in_order",
+        "key_gap_s",
+        "window_starts_s",
+        "clock_restarts",
         "error_type",
     )
     videos = scan(run.out, "videos", names)
-    return plan_windows(videos, config.window, queries, found=found, answered=answer_keys(run.out))
+    return plan_windows(videos, queries, found=found, answered=answer_keys(run.out))
 
 
 def has_open_verdicts(run: Run, queries: Sequence[Query], found: Keys) -> bool:

@@ -65,7 +65,9 @@ VIDEOS = pa.schema(
         ("duration_s", pa.float64()),
         ("num_packets", pa.int64()),
         ("key_times_s", pa.list_(pa.float64())),
-        ("in_order", pa.bool_()),
+        ("key_gap_s", pa.float64()),
+        ("window_starts_s", pa.list_(pa.float64())),
+        ("clock_restarts", pa.bool_()),
         ("num_windows", pa.int32()),
         ("probe_s", pa.float32()),
         *_ERROR,
@@ -74,8 +76,10 @@ VIDEOS = pa.schema(
 """One row per file found. `status` is ok, truncated, damaged, unreadable or no_video; width and height are as
 displayed (after rotation); `start_s` is the file's own clock at our time 0; `duration_s` is what can really be
 decoded; `note` says what a usable file lacks. `num_packets` of the video stream and `key_times_s` are 0 and empty
-where only reading the whole file would tell. `in_order`: the file's clock starts again somewhere (joined recordings);
-times here go on, and the file is only read from its beginning."""
+where only reading the whole file would tell. `key_gap_s` is the longest time between key pictures, 0 when they are not
+known; `window_starts_s` are the starts of the file's windows: each ends where the next begins, the last one at
+`duration_s`. `clock_restarts`: the file's clock starts again somewhere (joined recordings); times here go on, and the
+file is only read from its beginning."""
 
 FRAMES = pa.schema(
     [
@@ -88,17 +92,21 @@ FRAMES = pa.schema(
         ("is_key", pa.bool_()),
         ("quality", pa.string()),
         ("reason", pa.string()),
+        ("num_times", pa.int32()),
         ("novelty", pa.float32()),
         ("scorer", pa.string()),
         ("embedding", pa.list_(pa.float32())),
     ]
 )
-"""One row per sampled frame: the index that later jobs reuse, and one per sampled time that has none.
+"""One row per different picture of a window, the index that later jobs reuse, and one per sampled time without one.
 
-`wanted_s` is the first sampled time that the frame stands for, `pts_s` its own presentation time, `off_s` how far it
-lies from the picture shown at `wanted_s`; `quality` is ok, stale (an older picture stands in) or missing (no picture,
-no embedding, `pts_s` is NaN), `reason` says why. `novelty` is the mean absolute luma change against the sampled frame
-before it, in [0, 1]; the first frame of a window has 1."""
+`num_times` sampled times got this picture, `wanted_s` is the first of them; over a window they add up to its
+`frames_planned`, and by `quality` to its `frames_stale` and `frames_missing`: a picture that is right for some times
+and stands in for others has a row for each quality. `quality` is ok, stale (an older picture stands in, or it is
+doubtful) or missing; `reason` says why. `pts_s` is the picture's own presentation time, `off_s` how far it lies from
+the picture shown at `wanted_s`; of a stale one, where that picture is not known, from `wanted_s` itself: negative is
+earlier. `novelty` is the mean absolute luma change against the sampled frame before it, in [0, 1]; the first frame of
+a window has 1. Of a missing picture `pts_s`, `off_s`, `novelty` and `embedding` are null."""
 
 ANSWERS = pa.schema(
     [
@@ -170,7 +178,7 @@ _WINDOW = [
     ("etag", pa.string()),
     *_SPAN_OF_WINDOW,
     ("key_gap_s", pa.float64()),
-    ("in_order", pa.bool_()),
+    ("clock_restarts", pa.bool_()),
     ("query_ids", pa.list_(pa.string())),
     ("write_frames", pa.bool_()),
 ]

@@ -13,15 +13,15 @@ import pyarrow as pa
 from pipeline import rows, store
 from pipeline.rows import Row
 
-Tables = dict[str, list[Row]]
 
-
-def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: Mapping[str, float]) -> Row:
+def stage_part(
+    staging: str, tables: Mapping[str, pa.Table], names: Sequence[str], counters: Mapping[str, float]
+) -> Row:
     """Write one Parquet file per non-empty table and return the rows.PART row that describes them.
 
     Args:
         staging: folder of this run's staged files.
-        tables: rows per table name of rows.TABLES.
+        tables: content per table name of rows.TABLES.
         names: what the part's rows are about (window ids, or video ids); the part is named after them.
         counters: sums over the part that the driver adds up.
 
@@ -32,9 +32,9 @@ def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: Map
     part_id = f"{'-'.join(sorted(tables))}-{digest}"
     files: list[Row] = []
     for table, content in tables.items():
-        if content:
+        if content.num_rows:
             staged = store.join(staging, f"{part_id}.{table}.parquet")
-            store.write_table(staged, rows.to_table(content, rows.TABLES[table]))
+            store.write_table(staged, content)
             files.append({"table": table, "staged": staged})
     return {
         "part_id": part_id,
@@ -44,17 +44,20 @@ def stage_part(staging: str, tables: Tables, names: Sequence[str], counters: Map
 
 
 def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
-    """Stage probed files (rows.VIDEOS) as one part; return its rows.PART table."""
+    """Stage probed files (rows.VIDEOS) as one part; return its rows.PART table.
+
+    The table is never made into rows: the key times of one long video may be 100,000 numbers.
+    """
     # a file that failed when it was listed was never probed
-    videos: list[Row] = [
-        {**row, "run_id": run_id, "status": row["status"] or "unreadable"} for row in rows.to_rows(table)
-    ]
+    status = [status or "unreadable" for status in table["status"].to_pylist()]
+    columns: dict[str, list[str]] = {"run_id": [run_id] * len(table), "status": status}
+    videos = pa.table([columns.get(name, table[name]) for name in rows.VIDEOS.names], schema=rows.VIDEOS)
     counters = {
         "videos": len(videos),
-        "failed_videos": sum(1 for row in videos if row["error_type"]),
-        "probe_s": sum(row["probe_s"] for row in videos),
+        "failed_videos": sum(1 for found in table["error_type"].to_pylist() if found),
+        "probe_s": sum(table["probe_s"].to_pylist()),
     }
-    part = stage_part(staging, {"videos": videos}, [row["video_id"] for row in videos], counters)
+    part = stage_part(staging, {"videos": videos}, table["video_id"].to_pylist(), counters)
     return rows.to_table([part], rows.PART)
 
 
@@ -86,7 +89,7 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
         "answer_s": sum(answer["answer_s"] for answer in answers),
     }
     names = [f"{window['window_id']}:{','.join(window['query_ids'])}" for window in windows]
-    part = stage_part(staging, {"answers": answers, "frames": frames}, names, counters)
+    part = stage_part(staging, _tables(answers=answers, frames=frames), names, counters)
     return rows.to_table([part], rows.PART)
 
 
@@ -98,7 +101,11 @@ def stage_verdicts(staging: str, run_id: str, verdicts: Sequence[Row]) -> Row:
     }
     names = [f"{row['video_id']}-{row['version']}:{row['query_id']}" for row in verdicts]
     stamped = [{**row, "run_id": run_id} for row in verdicts]
-    return stage_part(staging, {"verdicts": stamped}, names, counters)
+    return stage_part(staging, _tables(verdicts=stamped), names, counters)
+
+
+def _tables(**content: list[Row]) -> dict[str, pa.Table]:
+    return {table: rows.to_table(found, rows.TABLES[table]) for table, found in content.items()}
 
 
 def _count(windows: Sequence[Row], quality: str) -> int:
@@ -109,15 +116,18 @@ def _count(windows: Sequence[Row], quality: str) -> int:
 def _frames(window: Row, run_id: str, scorer: str) -> list[Row]:
     """Return the frame index rows of one scored window: its frames, and the sampled times without one."""
     embedding_NE = rows.unpack(window["embedding"])
-    found: list[Row] = []
-    latest = -1
-    for sample in window["samples"]:
+    found: dict[tuple[int, str], Row] = {}
+    for number, sample in enumerate(window["samples"]):
         frame = sample["frame"]
-        if frame == latest and sample["quality"] != "missing":
+        # a time without a picture is a row of its own
+        name = (frame, sample["quality"]) if frame >= 0 else (-1 - number, "")
+        if name in found:
+            found[name]["num_times"] += 1
             continue
         row = {**sample, "run_id": run_id, "video_id": window["video_id"], "version": window["version"]}
         if frame >= 0:
             row |= {"scorer": scorer, "novelty": window["novelty"][frame], "embedding": embedding_NE[frame]}
-            latest = frame
-        found.append(row)
-    return found
+        else:
+            row |= dict.fromkeys(("pts_s", "off_s", "novelty", "embedding"))
+        found[name] = {**row, "num_times": 1}
+    return list(found.values())

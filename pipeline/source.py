@@ -128,7 +128,7 @@ class _Probe:
             "duration_s": duration_s,
             "num_packets": found.num_packets,
             "key_times_s": keys_s,
-            "in_order": found.in_order,
+            "clock_restarts": found.in_order,
             "status": "damaged" if self.damage else "truncated" if self.missing else "ok",
             "note": "; ".join(_few(self.damage) + self.missing + _few(self.remarks)),
         }

@@ -15,12 +15,12 @@ from pipeline.budget import Plan, plan_tokens
 from pipeline.config import DecodeConfig, PlanConfig, ScoreConfig
 from pipeline.decode import novelty
 from pipeline.errors import AnswerError, DecodeError, ProbeError
-from pipeline.frames import FrameSize, Policy
+from pipeline.frames import FrameSize, Policy, Sample
 from pipeline.isolation import Reader
 from pipeline.queries import Query, columns
 from pipeline.route import Route, RouteFn
 from pipeline.rows import Row
-from pipeline.windows import spans
+from pipeline.windows import key_gap_s, spans
 
 ROUNDING = 1e-3
 """Share of a sampling period by which key pictures may come later and still count as coming as often."""
@@ -41,7 +41,13 @@ def probe(reader: Reader, file: Row) -> Row:
             "error_message": str(error),
         }
     windows = spans(facts["duration_s"], reader.window, facts["key_times_s"])
-    return {**facts, "num_windows": len(windows), "probe_s": time.perf_counter() - started}
+    return {
+        **facts,
+        "key_gap_s": key_gap_s(facts["key_times_s"], facts["duration_s"]),
+        "window_starts_s": [start_s for start_s, _ in windows],
+        "num_windows": len(windows),
+        "probe_s": time.perf_counter() - started,
+    }
 
 
 def sample_window(reader: Reader, size: FrameSize, window: Row) -> Row:
@@ -72,7 +78,10 @@ def sample_window(reader: Reader, size: FrameSize, window: Row) -> Row:
     place = dict(zip(frames.pts_s_N.tolist(), (np.cumsum(kept_N) - 1).tolist(), strict=True))
     return {
         "frames_planned": len(frames.samples),
-        "samples": [{**asdict(sample), "frame": place.get(sample.pts_s, -1)} for sample in frames.samples],
+        "samples": [
+            {**asdict(sample), "off_s": _off_s(sample), "frame": place.get(sample.pts_s, -1)}
+            for sample in frames.samples
+        ],
         "pts_s": pts_s_N.tolist(),
         "novelty": novelty(data_NHWC).tolist(),
         "pixels": rows.pack(data_NHWC),
@@ -80,6 +89,11 @@ def sample_window(reader: Reader, size: FrameSize, window: Row) -> Row:
         "read_requests": origin.num_requests,
         "decode_s": time.perf_counter() - started,
     }
+
+
+def _off_s(sample: Sample) -> float:
+    """Return how far a picture lies from the one to be shown; a stale one from its wanted time, all that is known."""
+    return sample.pts_s - sample.wanted_s if sample.quality == "stale" else sample.off_s
 
 
 def policy_for(config: DecodeConfig, period_s: float, key_gap_s: float) -> Policy:

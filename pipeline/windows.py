@@ -71,7 +71,6 @@ def holds(keys: Keys, value: int) -> bool:
 
 def plan_windows(
     videos: Iterable[Row],
-    config: WindowConfig,
     queries: Sequence[Query],
     *,
     found: Keys,
@@ -81,7 +80,6 @@ def plan_windows(
 
     Args:
         videos: rows of rows.VIDEOS; unusable ones and versions not found by this run are passed over.
-        config: length of a window.
         queries: what is asked.
         found: keys (video_id, version) of this run's listing.
         answered: keys (window_id, query_id) and (window_id, "") of committed answers.
@@ -89,9 +87,8 @@ def plan_windows(
     for video in videos:
         if video["error_type"] or not holds(found, key(video["video_id"], video["version"])):
             continue
-        keys_s = video["key_times_s"]
-        gap_s = key_gap_s(keys_s, video["duration_s"])
-        for start_s, end_s in spans(video["duration_s"], config, keys_s):
+        starts_s = video["window_starts_s"]
+        for start_s, end_s in pairwise([*starts_s, video["duration_s"]]):
             name = window_id(video["video_id"], video["version"], start_s, end_s)
             open_ids = [q.query_id for q in queries if not holds(answered, key(name, q.query_id))]
             if open_ids:
@@ -104,8 +101,8 @@ def plan_windows(
                     "etag": video["etag"],
                     "start_s": start_s,
                     "end_s": end_s,
-                    "key_gap_s": gap_s,
-                    "in_order": video["in_order"],
+                    "key_gap_s": video["key_gap_s"],
+                    "clock_restarts": video["clock_restarts"],
                     "query_ids": open_ids,
                     "write_frames": not holds(answered, key(name, "")),
                 }

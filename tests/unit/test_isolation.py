@@ -343,7 +343,7 @@ def test_samples_without_pictures_end_too():
 
 COLUMNS = {
     "container": "mov", "codec": "h264", "width_px": 160, "height_px": 96, "rotation_deg": 0, "fps": 30.0,
-    "start_s": 0.0, "duration_s": 3.0, "num_packets": 90, "key_times_s": [0.0, 1.5, 3.0], "in_order": False,
+    "start_s": 0.0, "duration_s": 3.0, "num_packets": 90, "key_times_s": [0.0, 1.5, 3.0], "clock_restarts": False,
     "status": "ok", "note": "",
 }  # fmt: skip
 

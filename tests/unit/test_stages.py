@@ -9,6 +9,7 @@ from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize
 from pipeline.isolation import Reader
 from pipeline.listing import list_videos
+from pipeline.windows import key_gap_s, spans
 from tests import videos
 
 SIZE = FrameSize(96, 160)
@@ -88,8 +89,28 @@ def test_what_came_of_every_sampled_time_is_kept(slides):
 
 
 def test_a_window_without_a_picture_fails_with_the_reason(slides):
-    with pytest.raises(DecodeError, match=r"none of 8 pictures between 60 and 64 s.*the pictures end earlier"):
+    with pytest.raises(
+        DecodeError, match=r"none of 8 pictures between 60 and 64 s.*the pictures end earlier"
+    ):
         sample(slides, 60, 64)
+
+
+def test_a_probe_writes_down_the_windows(slides):
+    video = stages.probe(Reader(DecodeConfig(), WindowConfig(length_s=4, sample_fps=2)), seen(slides))
+    expected = spans(video["duration_s"], WindowConfig(length_s=4, sample_fps=2), video["key_times_s"])
+    assert video["num_windows"] == len(expected) > 1
+    assert video["window_starts_s"] == [start_s for start_s, _ in expected]
+    assert video["key_gap_s"] == key_gap_s(video["key_times_s"], video["duration_s"]) > 0
+
+
+def test_a_stale_picture_is_as_far_off_as_it_is_old(slides):
+    window = sample(slides, 8, 14)
+    stale = [item for item in window["samples"] if item["quality"] == "stale"]
+    assert stale
+    for item in stale:
+        assert item["off_s"] == pytest.approx(item["pts_s"] - item["wanted_s"])
+        assert item["off_s"] < 0
+    assert {item["off_s"] for item in window["samples"] if item["quality"] == "ok"} == {0.0}
 
 
 @pytest.mark.parametrize(

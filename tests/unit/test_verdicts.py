@@ -34,8 +34,12 @@ def out(tmp_path):
     answers = [
         answer(v, q, start, 0.9 - start / 100) for v in VIDEOS for q in QUERIES for start in (0.0, 10.0)
     ]
-    ledger.commit(run, sink.stage_part(run.staging, {"videos": videos}, ["v"], {}))
-    ledger.commit(run, sink.stage_part(run.staging, {"answers": answers}, ["a"], {}))
+    ledger.commit(
+        run, sink.stage_part(run.staging, {"videos": rows.to_table(videos, rows.VIDEOS)}, ["v"], {})
+    )
+    ledger.commit(
+        run, sink.stage_part(run.staging, {"answers": rows.to_table(answers, rows.ANSWERS)}, ["a"], {})
+    )
     return folder
 
 

@@ -12,7 +12,13 @@ from pipeline.windows import holds, key, key_gap_s, plan_windows, sorted_keys, s
 
 CONFIG = WindowConfig(length_s=300, sample_fps=1)
 VIDEO = {"video_id": "v", "version": "1", "uri": "a.mp4", "duration_s": 650.0, "error_type": ""}
-VIDEO |= {"size_bytes": 9, "etag": "e", "key_times_s": [], "in_order": False}
+VIDEO |= {
+    "size_bytes": 9,
+    "etag": "e",
+    "window_starts_s": [0.0, 300.0, 600.0],
+    "key_gap_s": 8.0,
+    "clock_restarts": True,
+}
 QUERIES = [Query("q1", "a dog", "find"), Query("q2", "a cat", "find")]
 
 
@@ -86,13 +92,14 @@ def test_keys_are_found_and_only_they():
 
 def plan(videos, answered=(), queries=QUERIES):
     found = sorted_keys([key("v", "1")])
-    return list(plan_windows(videos, CONFIG, queries, found=found, answered=sorted_keys(answered)))
+    return list(plan_windows(videos, queries, found=found, answered=sorted_keys(answered)))
 
 
 def test_every_window_is_planned_once():
     windows = plan([VIDEO])
     assert [(w["start_s"], w["end_s"]) for w in windows] == [(0, 300), (300, 600), (600, 650)]
     assert all(w["query_ids"] == ["q1", "q2"] and w["write_frames"] for w in windows)
+    assert all(w["key_gap_s"] == 8.0 and w["clock_restarts"] for w in windows)
 
 
 def test_answered_queries_are_not_asked_again_and_indexed_frames_not_written_again():

@@ -1,0 +1,116 @@
+"""What is staged: frames that add up to the sampled times, nulls where there is no picture, videos as probed."""
+
+import json
+from collections import Counter
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import rows, sink, stages
+from pipeline.config import DecodeConfig, WindowConfig
+from pipeline.frames import FrameSize
+from pipeline.isolation import Reader
+from pipeline.listing import list_videos
+from tests import videos
+
+SAMPLE = {
+    "wanted_s": 0.0,
+    "pts_s": 0.0,
+    "off_s": 0.0,
+    "is_key": True,
+    "quality": "ok",
+    "reason": "",
+    "frame": 0,
+}
+MISSING = SAMPLE | {"pts_s": float("nan"), "off_s": float("nan"), "quality": "missing", "frame": -1}
+STALE = SAMPLE | {"quality": "stale"}
+
+
+def stage(folder, *windows):
+    """Return the counters of staged windows, and their frames."""
+    complete = [{"window_id": str(number), "write_frames": True, **row} for number, row in enumerate(windows)]
+    table = rows.to_table([rows.fill(row, rows.ANSWERED) for row in complete], rows.ANSWERED)
+    [part] = rows.to_rows(sink.stage_windows(str(folder), "run", "embedded", table))
+    staged = {file["table"]: file["staged"] for file in part["files"]}
+    return json.loads(part["counters"]), staged
+
+
+def window(*samples):
+    num_frames = max(sample["frame"] for sample in samples) + 1
+    return {
+        "frames_planned": len(samples),
+        "samples": list(samples),
+        "pts_s": [float(number) for number in range(num_frames)],
+        "novelty": [1.0] * num_frames,
+        "embedding": rows.pack(np.ones((num_frames, 2), np.float32)),
+    }
+
+
+def test_what_is_missing_is_null(tmp_path):
+    _, staged = stage(tmp_path, window(SAMPLE, MISSING))
+    frames = pq.read_table(staged["frames"]).to_pylist()
+    columns = ("pts_s", "off_s", "novelty", "embedding")
+    assert [frames[1][name] for name in columns] == [None] * 4
+    assert None not in [frames[0][name] for name in columns]
+    found = duckdb.sql(
+        f"SELECT count(*) FILTER (pts_s IS NULL), avg(off_s), avg(novelty) FROM '{staged['frames']}'"
+    )
+    assert found.fetchall() == [(1, 0.0, 1.0)]
+
+
+def test_a_picture_has_a_row_for_each_quality_and_counts_its_times(tmp_path):
+    samples = [SAMPLE, SAMPLE, MISSING, STALE, MISSING, SAMPLE | {"frame": 1}, STALE]
+    counters, staged = stage(tmp_path, window(*samples))
+    frames = pq.read_table(staged["frames"]).to_pylist()
+    found = [(frame["quality"], frame["num_times"]) for frame in frames]
+    assert found == [("ok", 2), ("missing", 1), ("stale", 2), ("missing", 1), ("ok", 1)]
+    assert sum(frame["num_times"] for frame in frames) == counters["frames_planned"] == len(samples)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    whole = videos.write_video(folder / "a.mp4", numbers=range(450), options=videos.X264)
+    return videos.damage(whole, folder / "b.mp4", 0.5, 0.1)
+
+
+def test_frames_of_a_damaged_file_add_up_to_what_its_answers_count(damaged, tmp_path):
+    reader = Reader(DecodeConfig(), WindowConfig(sample_fps=5))
+    [file] = list_videos(str(damaged))
+    asked = {**file, "start_s": 0.0, "end_s": 15.0, "key_gap_s": 0.0, "write_frames": True}
+    seen = stages.sample_window(reader, FrameSize(96, 160), asked)
+    embedding = rows.pack(np.ones((len(seen["pts_s"]), 2), np.float32))
+    counters, staged = stage(tmp_path, {**asked, **seen, "embedding": embedding})
+    times = Counter()
+    for frame in pq.read_table(staged["frames"]).to_pylist():
+        times[frame["quality"]] += frame["num_times"]
+        assert (frame["pts_s"] is None) == (frame["quality"] == "missing")
+    assert times == {
+        "ok": counters["frames_planned"] - counters["frames_stale"] - counters["frames_missing"],
+        "stale": counters["frames_stale"],
+        "missing": counters["frames_missing"],
+    }
+    assert min(times.values()) > 0
+
+
+def test_a_window_that_failed_is_counted(tmp_path):
+    failed = {"error_type": "DecodeError", "error_message": "gone"}
+    counters, staged = stage(tmp_path, failed, window(SAMPLE), failed)
+    assert (counters["windows"], counters["failed_windows"], counters["frames_planned"]) == (3, 2, 1)
+    assert pq.read_table(staged["frames"]).num_rows == 1
+
+
+def test_videos_are_staged_as_they_were_probed(tmp_path):
+    good = {"video_id": "a", "status": "ok", "key_times_s": [0.0, 2.5], "probe_s": 0.5, "error_type": ""}
+    unlisted = {"video_id": "b", "error_type": "ProbeError", "error_message": "is a folder"}
+    table = rows.to_table([good, unlisted], rows.VIDEOS)
+    [part] = rows.to_rows(sink.stage_videos(str(tmp_path), "run", table))
+    assert json.loads(part["counters"]) == {"videos": 2, "failed_videos": 1, "probe_s": 0.5}
+    found = pq.read_table(part["files"][0]["staged"])
+    assert found.schema.equals(rows.VIDEOS)
+    assert [(row["run_id"], row["status"], row["key_times_s"]) for row in found.to_pylist()] == [
+        ("run", "ok", [0.0, 2.5]),
+        ("run", "unreadable", []),
+    ]
