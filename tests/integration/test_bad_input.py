@@ -33,8 +33,8 @@ INTACT = {
     "overwritten later.mp4": {},
 }
 TRUNCATED = {
-    "cut.mp4": r"declares 20\.0 s, packets end at 1\d\.\d s",
-    "cut.mkv": r"declares 20\.0 s, packets end at 1\d\.\d s",
+    "cut.mp4": r"(pictures|packets) end at 1\d\.\d",
+    "cut.mkv": r"(pictures|packets) end at 1\d\.\d",
     "cut.ts": r"ends inside a transport packet, pictures end at 1\d\.\d s",
 }
 """What the note of a file says that was cut at 60 %."""
