@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cloudpickle
 import pytest
+from ray import cloudpickle
 
 from pipeline import headers, isolation, ledger, origin, rows, stages, store
 from pipeline.config import DecodeConfig, WindowConfig
