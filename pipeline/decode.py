@@ -224,14 +224,13 @@ class Delivery:
 
 def _decode_planned(video: Video, wanted: Sequence[int], painter: Painter, near: int) -> Iterator[Found]:
     """Yield what is found for wanted times by the plan; end early when a promised picture does not come out clean."""
+    packets = whole_packets_from(video, wanted[0])  # may open the file anew, with a new decoder
     context = video.stream.codec_context
     can_pass_over = _marks_unused(context)
     delivery = Delivery(video, painter)
     is_running = False
     try:
-        for step in gops.plan(
-            whole_packets_from(video, wanted[0]), wanted, _stale(video), near, longest(video)
-        ):
+        for step in gops.plan(packets, wanted, _stale(video), near, longest(video)):
             if is_running and not step.follows_on:
                 yield from delivery.take(context.decode(None))
                 context.flush_buffers()
@@ -294,14 +293,14 @@ def _indexed_keys(video: Video, wanted: Sequence[int]) -> Iterator[VideoPacket]:
     )
     if last_key is None:
         return
-    entries = video.stream.index_entries
-    delay = video.start - entries[0].timestamp
+    delay = video.start - video.stream.index_entries[0].timestamp
     for time in wanted:
         packet = next(packets_from(video, time))
         if packet.pts is None or packet.dts is None or packet.pts > time:
             return
         if packet.dts >= last_key and time - packet.pts > _stale(video):
             return  # whether there are pictures until then, the packets between tell
+        entries = video.stream.index_entries  # anew each time: they die with a container that was opened anew
         index = entries.search_timestamp(time)
         if index >= 0 and packet.dts < entries[index].timestamp <= time - delay:
             return  # a later one is there by the index, and is not one any more
