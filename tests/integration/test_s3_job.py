@@ -30,7 +30,7 @@ QUERIES = [
     {"query_id": "where", "kind": "choose", "text": "where is this", "choices": ["a forest", "a street"]},
 ]
 SETTINGS = ("--window.length-s", "4", "--window.sample-fps", "2")
-PLACE = TIMING | {"uri", "video_id", "version", "etag", "window_id"}
+PLACE = TIMING | {"uri", "video_id", "version", "etag", "window_id", "read_bytes", "read_requests"}
 """Columns that say where a video lies and when it was read, not what it shows."""
 
 
