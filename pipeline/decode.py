@@ -47,8 +47,6 @@ STALE_S = 1.0
 """A picture stands for at most this long (or two frame durations) past the stream's end or into damage."""
 TICK = 1e-4
 """Share of a tick that float arithmetic on times may lose."""
-LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 ENDED = "the pictures end earlier"
 UNTIMED = "the file keeps no presentation times, pictures may be up to 3 frames late"
 LOST = "pictures are lost here"
@@ -76,21 +74,6 @@ def open_pyav(file: BinaryIO, name: str) -> Generator[LookFn]:
             return _look(video, times_s, painter, policy)
 
         yield look
-
-
-def novelty(data_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return [N] float32: mean absolute luma change of each frame against the one before it, in [0, 1].
-
-    The first frame has 1: nothing before it is known. One frame at a time is held as float.
-    """
-    novelty_N = np.ones(len(data_NHWC), np.float32)
-    before_HW: npt.NDArray[np.float32] | None = None
-    for index, data_HWC in enumerate(data_NHWC):
-        luma_HW = data_HWC @ LUMA
-        if before_HW is not None:
-            novelty_N[index] = np.abs(luma_HW - before_HW).mean() / 255
-        before_HW = luma_HW
-    return novelty_N
 
 
 class Painter:

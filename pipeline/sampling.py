@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.decode import novelty
 from pipeline.errors import ConfigError
 from pipeline.frames import Shot
+from pipeline.novelty import novelty
 from pipeline.times import sample_times
 
 if TYPE_CHECKING:

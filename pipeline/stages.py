@@ -13,10 +13,10 @@ import numpy as np
 from pipeline import rows
 from pipeline.budget import Plan, plan_tokens
 from pipeline.config import DecodeConfig, PlanConfig, ScoreConfig
-from pipeline.decode import novelty
 from pipeline.errors import AnswerError, DecodeError, ProbeError
 from pipeline.frames import FrameSize, Policy, Sample
 from pipeline.isolation import Reader
+from pipeline.novelty import novelty
 from pipeline.queries import Query, columns
 from pipeline.route import Route, RouteFn
 from pipeline.rows import Row

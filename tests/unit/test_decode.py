@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import decode as decoding
 from pipeline import pictures
-from pipeline.decode import DECODERS, novelty, open_pyav
+from pipeline.decode import DECODERS, open_pyav
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize, Policy, gather
 from pipeline.media import fitted_size, shown_size
@@ -382,16 +382,6 @@ class TestBroken:
         path = videos.write_audio(tmp_path / "sound.mp4")
         with pytest.raises(DecodeError, match="no video stream, the file holds only audio"):
             decode(path, [0.0], SIZE)
-
-
-def test_novelty_is_the_luma_change_since_the_frame_before():
-    data_NHWC = np.zeros((4, 8, 8, 3), np.uint8)
-    data_NHWC[1] = 255
-    data_NHWC[2] = 255
-    data_NHWC[3, :4] = 255
-    np.testing.assert_allclose(novelty(data_NHWC), [1, 1, 0, 0.5], atol=1e-6)
-    assert novelty(data_NHWC[:0]).shape == (0,)
-    assert novelty(data_NHWC).dtype == np.float32
 
 
 def test_the_default_decoder_is_in_the_table():
