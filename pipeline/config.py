@@ -169,6 +169,22 @@ class AnswerConfig:
     """Longest side of the evidence frames handed to the model."""
     max_new_tokens: Count = 64
     """Longest free-text answer, in text tokens."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a free-text answer; they are not part of it."""
+    remove_prior: bool = False
+    """Divide the likelihoods of `flag` and `choose` by those without a video, so that only what is seen counts."""
+    confirm_find: bool = False
+    """Let the model confirm or reject each span of `find`, as a `flag` on the span's own frames."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention of the vision tower; auto = flash_attention_2 where it is installed and runs, else sdpa."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Bits of the weights, by the library's own quantisation: smaller and less exact."""
+    compile: bool = False
+    """Compile the model: minutes at the start of each actor, faster afterwards."""
+    memory_gb: Annotated[float, Field(ge=0)] = 0.0
+    """Memory that model and work may take, in 10^9 bytes; 0 = what the device has to spare."""
+    windows_per_call: Annotated[int, Field(ge=1, le=256)] = 8
+    """Windows whose answers are decoded side by side, memory permitting."""
     pool: PoolConfig = PoolConfig()
 
 
@@ -233,6 +249,8 @@ def fingerprint(config: JobConfig) -> str:
         values[stage].pop("pool")
     for limit in ("memory_mb", "timeout_s"):
         values["decode"].pop(limit)
+    for limit in ("memory_gb", "windows_per_call"):
+        values["answer"].pop(limit)
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -87,6 +87,28 @@ class WindowView:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """One window and every query that is put to it."""
+
+    window: WindowView
+    asks: Sequence[Ask]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was computed for one answer and for none before it: sums over answers are what was really computed."""
+
+    vision_frames: int = 0
+    """Frames that went through the vision tower."""
+    prefills: int = 0
+    """Visual prompt heads that were prefilled; questions with the same plan share one."""
+    prefill_tokens: int = 0
+    """Prompt tokens, visual ones included, that went through the language model."""
+    decode_steps: int = 0
+    """Steps of decoding this answer took part in; other answers may have shared them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One query answered on one window; `error` set = refused, with the reason."""
 
@@ -101,15 +123,16 @@ class Answer:
     """Visual tokens that all sampled frames at full resolution would have cost."""
     tokens_used: int = 0
     """Visual tokens really spent."""
+    cost: Cost = Cost()
     error: str = ""
     """Why there is no answer; the row's error_message."""
 
 
 class Answerer(Protocol):
-    """Answers every query of one window; never raises for one bad query, returns its `error` instead."""
+    """Answers every query of some windows; never raises for a bad query or window, returns its `error` instead."""
 
-    def answer(self, window: WindowView, asks: Sequence[Ask]) -> list[Answer]:
-        """Return one Answer per ask, in order."""
+    def answer(self, requests: Sequence[Request]) -> list[list[Answer]]:
+        """Return, per request, one Answer per ask, in order."""
         ...
 
 
@@ -124,6 +147,8 @@ class AnswererFacts:
     """Visual tokens of one frame at full resolution; 0 = needs no pixels, spends no tokens."""
     frame_size: FrameSize | None
     """Size the evidence frames are decoded at; None = needs no pixels."""
+    cuts_frames: bool = True
+    """Whether a frame may be shown with fewer tokens than tokens_per_frame; if not, whole or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
