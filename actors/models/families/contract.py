@@ -67,7 +67,8 @@ class Family:
 
     With these, `decoder(model)(inputs_embeds=[B, L, D], position_ids=[B, L] or [3, B, L], past_key_values=...,
     use_cache=True, **deepstack_inputs(...)).last_hidden_state` put through `model.lm_head` is what the model's own
-    forward returns for the same frames and prompt.
+    forward returns for the same frames and prompt. A cache is always handed in: without one, and without a mask,
+    transformers takes a jump in plain positions for the start of another sequence.
     """
 
     before: str = ""
@@ -102,7 +103,7 @@ class Family:
     decoder: Callable[[Any], Any] = text_decoder
     """The text decoder of the whole model."""
     deepstack_inputs: Callable[[torch.Tensor, list[torch.Tensor]], dict[str, Any]] = no_inputs
-    """(visual_L, layers) -> further keyword arguments of the decoder, for one row of tokens: a prompt or several packed.
+    """(visual_L, layers) -> further keyword arguments of the decoder, for one row of tokens (of one prompt or more).
 
     `visual_L` [L] bool says which embeddings of this call are visual tokens (separators too); `layers` hold their
     features in the same order, pruned with the same index. Text alone needs none of this.
