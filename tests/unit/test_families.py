@@ -148,6 +148,7 @@ def some(num_tokens):
 def test_the_decoder_with_our_positions_computes_what_the_whole_model_does(load, kind):
     it = load(kind)
     assert it.model.config.model_type == kind
+    assert it.family.decoder(it.model).config.model_type == it.config.text_config.model_type
     head_L, tail_L = it.ids()
     logits_LV = it.logits(head_L, tail_L, torch.arange(3 * it.per_frame))
     inputs = it.library_inputs(torch.cat([head_L, tail_L]))
@@ -271,7 +272,7 @@ def test_a_frame_is_written_as_the_library_processor_writes_it(load, kind, libra
     processor = SimpleNamespace(
         image_token=mark, start_image_token="<img>", end_image_token="</img>", image_seq_length=4, image_seq_len=16,
         fake_image_token="<fake_token_around_image>", global_image_token="<global-img>",
-        image_processor=it.images, num_image_tokens=16,
+        global_image_tag="<global-img>", image_processor=it.images, num_image_tokens=16,
         vision_feature_select_strategy="full",
     )  # fmt: skip
     written = getattr(transformers, library).replace_image_token(processor, processed, 0)
