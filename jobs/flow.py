@@ -94,8 +94,9 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     )
 
     plan = partial(
-        stages.plan_window, job.routes, job.queries, config.plan, config.score, facts.tokens_per_frame
-    )
+        stages.plan_window, job.routes, job.queries, config.plan, config.score, facts.tokens_per_frame,
+        cuts_frames=facts.cuts_frames, confirm_find=config.answer.confirm_find,
+    )  # fmt: skip
     ready = scored.map_batches(on_rows(plan, rows.PLANNED), **LIGHT)
     if facts.frame_size is not None:
         fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
@@ -106,7 +107,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
         fn_constructor_args=(
             job.answerer.make, config, job.queries, facts, job.scorer_facts.name, place.answerer.device,
         ),
-        **actors(place.answerer),
+        **actors(place.answerer, windows_per_call=config.answer.windows_per_call if facts.tokens_per_frame else 1),
     )  # fmt: skip
 
     write = partial(sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name)
@@ -129,11 +130,11 @@ LIGHT: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": LIGHT_CPUS}
 and nothing would be committed before the end."""
 
 
-def actors(seat: Seat) -> dict[str, Any]:
-    """Return the options of a stage that holds a model: a pool that grows with its backlog, one window a call."""
+def actors(seat: Seat, windows_per_call: int = 1) -> dict[str, Any]:
+    """Return the options of a stage that holds a model: a pool that grows with its backlog."""
     return {
         "batch_format": "pyarrow",
-        "batch_size": 1,
+        "batch_size": windows_per_call,
         "num_cpus": seat.num_cpus,
         "num_gpus": seat.num_gpus or None,
         "compute": ActorPoolStrategy(min_size=seat.pool.min_size, max_size=seat.pool.max_size),

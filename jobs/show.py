@@ -12,9 +12,11 @@ from typing import Any
 
 import duckdb
 
+from jobs.model_work import model_work
 from jobs.printable import printable
 from pipeline import sql
 from pipeline.errors import ConfigError
+from pipeline.rows import COST
 
 EPILOG = """\
 Views: videos (one row per file), frames (one per sampled frame), answers (one per window and query),
@@ -29,6 +31,12 @@ VIDEOS = "SELECT status, count(*), coalesce(sum(duration_s), 0) FROM videos GROU
 TOTALS = """
     SELECT count(DISTINCT window_id), count(*) FILTER (error_type = ''), count(*) FILTER (error_type <> ''),
         coalesce(sum(tokens_dense), 0)::BIGINT, coalesce(sum(tokens_used), 0)::BIGINT FROM answers"""
+WORK = f"""
+    SELECT count(*) FILTER (tokens_used > 0) AS model_answers,
+        {", ".join(f"coalesce(sum({name}), 0)::BIGINT AS {name}" for name in COST)}
+    FROM (SELECT * FROM answers UNION ALL BY NAME
+        SELECT {", ".join(f"NULL::INTEGER AS {name}" for name in COST)} WHERE false)"""
+"""The union's empty half has the columns that answers of an older version lack."""
 FAILURES = """
     SELECT error_type, count(*), min(error_message)
     FROM (SELECT error_type, error_message FROM videos UNION ALL SELECT error_type, error_message FROM answers)
@@ -95,6 +103,8 @@ def summarize(connection: duckdb.DuckDBPyConnection, hits_per_query: int) -> dic
     """Return counts, failures by reason, tokens spent and the best hits of every query, as plain values."""
     videos = connection.execute(VIDEOS).fetchall()
     windows, good, failed, dense, used = connection.execute(TOTALS).fetchall()[0]
+    work = connection.execute(WORK)
+    sums = dict(zip([column[0] for column in work.description or ()], work.fetchall()[0], strict=True))
     failures = connection.execute(FAILURES).fetchall()
     cursor = connection.execute(HITS, [hits_per_query])
     names = [column[0] for column in cursor.description or ()]
@@ -107,6 +117,7 @@ def summarize(connection: duckdb.DuckDBPyConnection, hits_per_query: int) -> dic
         "tokens_dense": dense,
         "tokens_used": used,
         "saved_percent": round(100 * (1 - used / dense), 1) if dense else 0.0,
+        "model_work": sums,
         "hits": [dict(zip(names, row, strict=True)) for row in cursor.fetchall()],
     }
 
@@ -129,6 +140,8 @@ def _page(out: str, summary: dict[str, Any]) -> str:
             f"  tokens   {summary['tokens_dense']:,} dense -> {summary['tokens_used']:,} used"
             f" ({summary['saved_percent']} % saved)"
         )
+    if work := model_work(summary["model_work"]):
+        lines.append(f"  model    {work}")
     for _, group in itertools.groupby(summary["hits"], key=lambda hit: hit["query_id"]):
         hits = list(group)
         lines += ["", f"{printable(hits[0]['query_id'])} ({hits[0]['kind']}): {printable(hits[0]['query'])}"]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs.model_work import model_work
 from jobs.printable import printable
 from pipeline import config as settings
 from pipeline import ledger
@@ -129,6 +130,8 @@ def print_end(stats: dict[str, Any]) -> None:
         seconds = [f"{name[:-2]} {spent[name]:.1f}" for name in stages if spent.get(name)]
         if spent.get("windows"):
             lines.append(("pictures", _pictures(spent)))
+        if work := model_work(spent):
+            lines.append(("model", work))
         lines.append(("seconds", f"{', '.join(seconds)} (busy, all workers); wall {stats['wall_s']:.1f}"))
     lines += [("failed", f"{n} x {reason}") for reason, n in stats["reasons"].items()]
     if others := stats["failed_videos"] + stats["failed_answers"] - sum(stats["reasons"].values()):

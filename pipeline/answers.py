@@ -8,6 +8,19 @@ from pipeline.queries import Query
 from pipeline.rows import Row
 
 
+class CostLike(Protocol):
+    """What was newly computed for one answer; the columns rows.COST."""
+
+    @property
+    def vision_frames(self) -> int: ...
+    @property
+    def prefills(self) -> int: ...
+    @property
+    def prefill_tokens(self) -> int: ...
+    @property
+    def decode_steps(self) -> int: ...
+
+
 class AnswerLike(Protocol):
     """What an answerer returns; see actors/models for units and meanings."""
 
@@ -23,6 +36,8 @@ class AnswerLike(Protocol):
     def tokens_dense(self) -> int: ...
     @property
     def tokens_used(self) -> int: ...
+    @property
+    def cost(self) -> CostLike: ...
     @property
     def error(self) -> str: ...
 
@@ -79,10 +94,20 @@ def answer_row(
         "frames_seen": len(window["pts_s"]),
         "tokens_dense": answer.tokens_dense,
         "tokens_used": answer.tokens_used,
+        **_cost(answer.cost),
         "decode_s": window["decode_s"] + window.get("evidence_s", 0.0),
         "answer_s": answer_s,
         "error_type": "AnswerError" if answer.error else "",
         "error_message": answer.error,
+    }
+
+
+def _cost(cost: CostLike) -> Row:
+    return {
+        "vision_frames": cost.vision_frames,
+        "prefills": cost.prefills,
+        "prefill_tokens": cost.prefill_tokens,
+        "decode_steps": cost.decode_steps,
     }
 
 

@@ -44,6 +44,8 @@ PLAN = pa.struct(
 _ERROR = [("error_type", pa.string()), ("error_message", pa.string())]
 _KEY = [("video_id", pa.string()), ("version", pa.string()), ("uri", pa.string())]
 _SPAN_OF_WINDOW = [("start_s", pa.float64()), ("end_s", pa.float64())]
+COST = ("vision_frames", "prefills", "prefill_tokens", "decode_steps")
+"""What a language model computed anew for an answer: columns of ANSWERS, counters of a run."""
 
 # --- written to disk ---------------------------------------------------------------------------------
 
@@ -132,6 +134,7 @@ ANSWERS = pa.schema(
         ("read_requests", pa.int32()),
         ("tokens_dense", pa.int64()),
         ("tokens_used", pa.int64()),
+        *((name, pa.int32()) for name in COST),
         ("scorer", pa.string()),
         ("compressor", pa.string()),
         ("model", pa.string()),
@@ -142,7 +145,13 @@ ANSWERS = pa.schema(
         *_ERROR,
     ]
 )
-"""One row per (window, query)."""
+"""One row per (window, query).
+
+`vision_frames`, `prefills`, `prefill_tokens` and `decode_steps` are what a language model newly computed for this
+answer: frames that went through its vision tower, visual prompt heads prefilled, prompt tokens (visual ones and the
+question's) that went through it, steps of decoding. What an earlier answer of the same call paid for is not counted
+again, so sums over answers are what was really computed; all but `decode_steps`: those are the steps the answer took
+part in, and answers of one call share steps. All are 0 where no language model was asked."""
 
 VERDICTS = pa.schema(
     [

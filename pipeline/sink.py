@@ -83,6 +83,8 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
         "read_requests": sum(window["read_requests"] for window in windows),
         "tokens_dense": sum(answer["tokens_dense"] for answer in answers),
         "tokens_used": sum(answer["tokens_used"] for answer in answers),
+        "model_answers": sum(1 for answer in answers if answer["tokens_used"]),
+        **{name: sum(answer[name] for answer in answers) for name in rows.COST},
         "decode_s": sum(window["decode_s"] for window in windows),
         "score_s": sum(window["score_s"] for window in windows),
         "evidence_s": sum(window["evidence_s"] for window in windows),

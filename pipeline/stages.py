@@ -6,7 +6,7 @@ probe -> (windows) -> sample -> (score) -> plan -> fetch evidence -> (answer).
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -20,12 +20,14 @@ from pipeline.novelty import novelty
 from pipeline.queries import Query, columns
 from pipeline.route import Route, RouteFn
 from pipeline.rows import Row
+from pipeline.spans import find_spans
 from pipeline.windows import key_gap_s, spans
 
 ROUNDING = 1e-3
 """Share of a sampling period by which key pictures may come later and still count as coming as often."""
 PTS_TOLERANCE_S = 0.0005
 """Two decodes of one frame may differ by rounding of its time; frames lie further apart than this."""
+WHOLE_FRAMES = "; frames are shown whole: this model's tokens cannot be cut"
 
 
 def probe(reader: Reader, file: Row) -> Row:
@@ -113,11 +115,28 @@ def plan_window(
     score: ScoreConfig,
     tokens_per_frame: int,
     window: Row,
+    *,
+    cuts_frames: bool = True,
+    confirm_find: bool = False,
 ) -> Row:
-    """Plan the visual tokens of every open query of a window; a query that cannot be planned carries the reason."""
+    """Plan the visual tokens of every open query of a window; a query that cannot be planned carries the reason.
+
+    Args:
+        routes: what the router says, per query id.
+        queries: all queries of the job.
+        config: budget and scales.
+        score: the threshold of queries that have none of their own.
+        tokens_per_frame: visual tokens of one frame at full resolution; 0 = no tokens are spent.
+        window: a rows.SCORED row.
+        cuts_frames: whether a frame may be shown with fewer tokens; if not, every scale is 1.
+        confirm_find: spend tokens for `find` too, on frames inside the spans found from relevance, on no others.
+    """
     relevance_NP = rows.unpack(window["relevance"])
     column = columns(queries)
     by_id = {query.query_id: query for query in queries}
+    note = "" if cuts_frames else WHOLE_FRAMES
+    if not cuts_frames:
+        config = replace(config, scale_global=1, scale_relevant=1, scale_background=1)
     plans: list[Row] = []
     for query_id in window["query_ids"]:
         query, route = by_id[query_id], routes[query_id]
@@ -129,37 +148,60 @@ def plan_window(
             "tokens": [0] * len(relevance_NP),
             "error_message": "",
         }
-        if tokens_per_frame and query.kind != "find":
+        if tokens_per_frame and (query.kind != "find" or confirm_find):
             relevance_N = relevance_NP[:, column[query_id][0]]
+            threshold = score.threshold if query.threshold is None else query.threshold
+            inside_N = _in_spans(relevance_N, threshold, window) if query.kind == "find" else None
             try:
-                made = _spend(relevance_N, route, query, config, score, tokens_per_frame)
-                plan |= {"route": made.route, "reason": made.reason, "tokens": list(made.tokens_N)}
+                made = _spend(relevance_N, inside_N, route, query, config, threshold, tokens_per_frame)
+                reason = made.reason + (note if any(made.tokens_N) else "")
+                plan |= {"route": made.route, "reason": reason, "tokens": list(made.tokens_N)}
             except AnswerError as error:
-                plan["error_message"] = str(error)
+                plan["error_message"] = f"{error}{note}"
         plans.append(plan)
     return {"plans": plans}
 
 
+def _in_spans(relevance_N: np.ndarray, threshold: float, window: Row) -> np.ndarray:
+    """Return which sampled frames lie in a span found from relevance, [N] bool."""
+    pts_s_N = np.asarray(window["pts_s"])
+    inside_N = np.zeros(len(pts_s_N), dtype=bool)
+    for span in find_spans(relevance_N, pts_s_N, window["end_s"], threshold):
+        inside_N |= (pts_s_N >= span.start_s) & (pts_s_N < span.end_s)
+    return inside_N
+
+
 def _spend(
     relevance_N: np.ndarray,
+    inside_N: np.ndarray | None,
     route: Route,
     query: Query,
     config: PlanConfig,
-    score: ScoreConfig,
+    threshold: float,
     tokens_per_frame: int,
 ) -> Plan:
-    """Return the plan of one (window, query): the query's own budget and threshold, else the job's."""
-    return plan_tokens(
-        relevance_N,
+    """Return the plan of one (window, query): the query's own budget, else the job's; only for frames inside, if given.
+
+    Where no frame is inside there is nothing to confirm, and nothing is spent.
+    """
+    if inside_N is not None and not inside_N.any():
+        return Plan(route.route, (0,) * len(inside_N), "no span to confirm: no visual tokens needed")
+    made = plan_tokens(
+        relevance_N if inside_N is None else relevance_N[inside_N],
         route=route.route,
         route_confidence=route.confidence,
         tokens_per_frame=tokens_per_frame,
         budget_tokens=config.budget_tokens if query.budget_tokens is None else query.budget_tokens,
-        threshold=score.threshold if query.threshold is None else query.threshold,
+        threshold=threshold,
         scale_global=config.scale_global,
         scale_relevant=config.scale_relevant,
         scale_background=config.scale_background,
     )
+    if inside_N is None:
+        return made
+    tokens_N = np.zeros(len(inside_N), dtype=np.int64)
+    tokens_N[inside_N] = made.tokens_N
+    return Plan(made.route, tuple(tokens_N.tolist()), f"inside the spans to confirm: {made.reason}")
 
 
 def fetch_evidence(reader: Reader, size: FrameSize, window: Row) -> Row:

@@ -1,7 +1,8 @@
-"""A failed answer has the columns of a good one, also after a trip through Arrow inside its window."""
+"""Answer rows say what they cost; a failed one has the columns of a good one, also after a trip through Arrow."""
 
+from actors.models import Answer, Cost
 from pipeline import rows
-from pipeline.answers import failed_rows
+from pipeline.answers import answer_row, failed_rows
 from pipeline.queries import one_query
 
 
@@ -13,3 +14,16 @@ def test_a_failed_answer_has_every_column_and_no_null():
     assert list(answer) == rows.ANSWERS.names
     assert None not in answer.values()
     assert (answer["error_type"], answer["tokens_dense"], answer["scorer"]) == ("DecodeError", 0, "s")
+
+
+def test_an_answer_carries_what_was_computed_for_it_also_when_it_is_refused():
+    window = {"pts_s": [0.0], "decode_s": 0.0}
+    plan = {"route": "global", "route_confidence": 1.0, "reason": ""}
+    cost = Cost(vision_frames=4, prefills=1, prefill_tokens=900, decode_steps=7)
+    for error in ("", "no text"):
+        answer = Answer("yes", 0.5, cost=cost, error=error)
+        row = answer_row(window, one_query("a dog"), plan, answer=answer, answer_s=0.1, labels={})
+        [stored] = rows.to_table([row], rows.ANSWERS).to_pylist()
+        assert {name: stored[name] for name in rows.COST} == {
+            "vision_frames": 4, "prefills": 1, "prefill_tokens": 900, "decode_steps": 7,
+        }  # fmt: skip

@@ -39,7 +39,18 @@ ANSWERS = [
     answer("dog", "find", "a.mp4", spans=[span(4, 0.9), span(8, 0.6)], tokens_dense=1000, tokens_used=100),
     answer("dog", "find", "b.mp4", spans=[span(1, 0.95)], tokens_dense=1000, tokens_used=150),
     answer("fire", "flag", "a.mp4", answer="no", spans=[span(0, 0.99)]),
-    answer("light", "choose", "a.mp4", answer="red", confidence=0.7),
+    answer(
+        "light",
+        "choose",
+        "a.mp4",
+        answer="red",
+        confidence=0.7,
+        tokens_used=50,
+        vision_frames=4,
+        prefills=1,
+        prefill_tokens=1200,
+        decode_steps=3,
+    ),
     answer("light", "choose", "b.mp4", error_type="AnswerError", error_message="no model"),
 ]
 
@@ -96,8 +107,15 @@ def test_the_summary_counts_and_ranks(out: str, capsys: pytest.CaptureFixture[st
             {"error_type": "ProbeError", "count": 1, "example": "cut short"},
         ],
         "tokens_dense": 2000,
-        "tokens_used": 250,
-        "saved_percent": 87.5,
+        "tokens_used": 300,
+        "saved_percent": 85.0,
+        "model_work": {
+            "model_answers": 3,
+            "vision_frames": 4,
+            "prefills": 1,
+            "prefill_tokens": 1200,
+            "decode_steps": 3,
+        },
     }
 
 
@@ -108,13 +126,26 @@ def test_the_summary_as_a_page(out: str, capsys: pytest.CaptureFixture[str]) -> 
         "  videos   2 (ok 1, unreadable 1), 0.50 h",
         "  answers  4 good, 1 failed",
         "  failed   1 x AnswerError, for example: no model",
-        "  tokens   2,000 dense -> 250 used (87.5 % saved)",
+        "  tokens   2,000 dense -> 300 used (85.0 % saved)",
+        "  model    4 frames seen by the vision tower, 1 prompts of 1,200 tokens prefilled for 3 answers,"
+        " 3 decode steps summed over answers",
         "dog (find): text of dog",
         "  0.950           1.0-3.0 s  b.mp4",
         "  0.700          0.0-60.0 s  a.mp4  red",
     ):
         assert line in text.splitlines()
     assert "fire" not in text
+
+
+def test_answers_of_an_older_version_without_counters_have_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = rows.to_table(ANSWERS, rows.ANSWERS).drop_columns(list(rows.COST))
+    store.write_table(store.join(str(tmp_path), "answers", "p.parquet"), old)
+    code, text, _ = run(capsys, str(tmp_path))
+    assert code == 0
+    assert "  answers  4 good, 1 failed" in text.splitlines()
+    assert "vision tower" not in text
 
 
 def test_a_changed_video_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

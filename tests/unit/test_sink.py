@@ -102,6 +102,17 @@ def test_a_window_that_failed_is_counted(tmp_path):
     assert pq.read_table(staged["frames"]).num_rows == 1
 
 
+def test_what_a_model_computed_is_summed_over_the_answers_of_all_windows(tmp_path):
+    first = {"tokens_used": 8, "vision_frames": 3, "prefills": 1, "prefill_tokens": 40, "decode_steps": 2}
+    shared = {"tokens_used": 8, "prefill_tokens": 5, "decode_steps": 2}
+    answers = [rows.fill(answer, rows.ANSWERS) for answer in (first, shared, {"kind": "find"})]
+    counters, _ = stage(tmp_path, {"answers": answers[:1]}, {"answers": answers[1:]})
+    found = {name: counters[name] for name in ("model_answers", *rows.COST)}
+    assert found == {
+        "model_answers": 2, "vision_frames": 3, "prefills": 1, "prefill_tokens": 45, "decode_steps": 4,
+    }  # fmt: skip
+
+
 def test_videos_are_staged_as_they_were_probed(tmp_path):
     good = {"video_id": "a", "status": "ok", "key_times_s": [0.0, 2.5], "probe_s": 0.5, "error_type": ""}
     unlisted = {"video_id": "b", "error_type": "ProbeError", "error_message": "is a folder"}

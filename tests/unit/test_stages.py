@@ -1,14 +1,16 @@
-"""A window's frames have times inside it, and the same ones come again as evidence."""
+"""A window's frames have times inside it, plans spend tokens on them, and the same ones come again as evidence."""
 
 import numpy as np
 import pytest
 
 from pipeline import rows, stages
-from pipeline.config import DecodeConfig, WindowConfig
+from pipeline.config import DecodeConfig, PlanConfig, ScoreConfig, WindowConfig
 from pipeline.errors import DecodeError
 from pipeline.frames import FrameSize
 from pipeline.isolation import Reader
 from pipeline.listing import list_videos
+from pipeline.queries import Query
+from pipeline.route import Route
 from pipeline.windows import key_gap_s, spans
 from tests import videos
 
@@ -127,3 +129,62 @@ def test_auto_takes_key_pictures_where_they_come_as_often_as_samples(policy, per
     chosen = stages.policy_for(DecodeConfig(policy=policy, near_s=0.2), period_s, key_gap_s)
     assert chosen.kind == expected
     assert chosen.near_s == (0.2 if expected == "near" else 0.0)
+
+
+RELEVANCE = [0.1, 0.8, 0.45, 0.9, 0.1, 0.1, 0.7, 0.2]
+"""Two spans at a threshold of .5: frames 1 to 3, the weak one included, and frame 6."""
+
+
+def plan(kind: str = "find", *, budget_tokens: int = 9999, threshold: float | None = None, **options) -> dict:
+    """The plan of one query for a window of one frame a second, 64 tokens each."""
+    query = Query("q", "a dog", kind, threshold=threshold, budget_tokens=budget_tokens)
+    relevance_NP = np.asarray(RELEVANCE, np.float32)[:, None]
+    pts_s = [10.0 + second for second in range(len(RELEVANCE))]
+    window = {"relevance": rows.pack(relevance_NP), "query_ids": ["q"], "pts_s": pts_s, "end_s": 18.0}
+    route = Route("fragment", 0.9, "")
+    score = ScoreConfig(threshold=0.5)
+    [found] = stages.plan_window({"q": route}, [query], PlanConfig(), score, 64, window, **options)["plans"]
+    return found
+
+
+def test_find_spends_tokens_only_to_be_confirmed():
+    assert plan()["tokens"] == [0] * 8
+    assert plan(confirm_find=True)["tokens"] == [0, 64, 16, 64, 0, 0, 64, 0]
+    assert plan(confirm_find=True)["reason"].startswith("inside the spans to confirm: 3 of 3 relevant frames")
+
+
+def test_a_find_is_confirmed_within_its_budget_and_its_own_threshold():
+    short = plan(confirm_find=True, budget_tokens=70)
+    assert 0 < sum(short["tokens"]) <= 70
+    assert not any(short["tokens"][frame] for frame in (0, 4, 5, 7))
+    assert plan(confirm_find=True, threshold=0.85)["tokens"] == [0, 0, 0, 64, 0, 0, 0, 0]
+
+
+def test_a_find_without_a_span_has_nothing_to_confirm_even_where_nothing_can_be_bought():
+    found = plan(confirm_find=True, threshold=0.95, budget_tokens=1)
+    assert (found["tokens"], found["error_message"]) == ([0] * 8, "")
+    assert found["reason"] == "no span to confirm: no visual tokens needed"
+
+
+def test_the_other_kinds_do_not_depend_on_whether_finds_are_confirmed():
+    assert plan("flag", confirm_find=True) == plan("flag")
+
+
+@pytest.mark.parametrize(("kind", "threshold"), [("flag", 0.5), ("flag", 0.95), ("find", 0.5)])
+def test_a_model_that_cannot_cut_frames_is_shown_whole_ones(kind, threshold):
+    """Relevant ones, the whole window where none is relevant, and those of spans."""
+    options = {"threshold": threshold, "budget_tokens": 220, "confirm_find": True}
+    cut, whole = plan(kind, **options), plan(kind, cuts_frames=False, **options)
+    assert set(cut["tokens"]) - {0} != {64}
+    assert set(whole["tokens"]) - {0} == {64}
+    assert sum(whole["tokens"]) <= 220
+    assert whole["reason"].endswith("; frames are shown whole: this model's tokens cannot be cut")
+    assert "cannot be cut" not in cut["reason"]
+
+
+def test_a_budget_below_a_whole_frame_says_that_no_scale_helps():
+    assert plan("flag", budget_tokens=63)["error_message"] == ""
+    found = plan("flag", budget_tokens=63, cuts_frames=False)
+    assert "a budget of 63 tokens does not buy one frame: the smallest costs 64" in found["error_message"]
+    assert found["error_message"].endswith("frames are shown whole: this model's tokens cannot be cut")
+    assert not any(found["tokens"])

@@ -1,0 +1,20 @@
+"""One line about what a language model computed, for the end of a run and for `reelsift show`."""
+
+from collections.abc import Mapping
+
+from pipeline import rows
+
+
+def model_work(sums: Mapping[str, float]) -> str:
+    """Return what a language model computed, empty when none did.
+
+    Args:
+        sums: over answers, of the columns rows.COST; `model_answers`: how many answers were shown pictures.
+    """
+    frames, prefills, tokens, steps = (sums.get(name, 0) for name in rows.COST)
+    if not (frames or prefills or tokens or steps):
+        return ""
+    return (
+        f"{frames:,} frames seen by the vision tower, {prefills:,} prompts of {tokens:,} tokens prefilled for"
+        f" {sums.get('model_answers', 0):,} answers, {steps:,} decode steps summed over answers"
+    )
