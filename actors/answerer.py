@@ -1,4 +1,7 @@
-"""The answering actor: holds an answerer, turns planned windows into one answer row per query."""
+"""The answering actor: holds an answerer, turns planned windows into one answer row per query.
+
+It takes several windows a call, so that an answerer can decode their answers side by side.
+"""
 
 import logging
 import time
@@ -7,14 +10,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from actors import confirm
 from actors.device import exit_on_poisoned_cuda
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, WindowView, relevance
+from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView, relevance
 from pipeline import rows
 from pipeline.answers import answer_row, failed_rows
 from pipeline.budget import Plan
 from pipeline.config import JobConfig
+from pipeline.errors import FatalWorkerError, JobError
 from pipeline.frames import Frames
-from pipeline.guard import run_rows
+from pipeline.guard import bug, guard
 from pipeline.queries import Query, columns
 from pipeline.rows import Row
 
@@ -22,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnswerActor:
-    """Answers every open query of a window. `find` is answered from relevance, the rest by the answerer."""
+    """Answers every open query of some windows. `find` is answered from relevance, the rest by the answerer."""
 
     def __init__(
         self,
@@ -41,61 +46,97 @@ class AnswerActor:
         self.scorer = scorer
         self.answerer = make(config.answer, config.compress, device)
         self.finder = relevance.RelevanceAnswerer()
+        self.confirms = config.answer.confirm_find and facts.tokens_per_frame > 0
         logger.info("answerer ready on %s in %.1f s", device, time.perf_counter() - started)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return rows.ANSWERED for a table of rows.PLANNED or rows.EVIDENCE_FRAMES."""
         with exit_on_poisoned_cuda():
-            answered = run_rows(self.answer_window, rows.ANSWERED, table)
-        return rows.to_table((self._with_failures(row) for row in rows.to_rows(answered)), rows.ANSWERED)
-
-    def answer_window(self, window: Row) -> Row:
-        """Return `answers`: one complete rows.ANSWERS row per open query of the window."""
-        view = self._view(window)
-        asks, broken = self._asks(window)
-        given: dict[str, tuple[Answer, float]] = {}
-        for answerer, group in self._by_answerer(list(asks.values())):
+            opened = [guard(self._open, row) for row in rows.to_rows(table)]
+            good = [row for row in opened if not row["error_type"]]
             started = time.perf_counter()
-            answers = answerer.answer(view, group)
-            share_s = (time.perf_counter() - started) / max(1, len(group))
-            for ask, answer in zip(group, answers, strict=True):
-                given[ask.query.query_id] = (answer, share_s)
-        for query_id, message in broken.items():
-            given[query_id] = (Answer("", 0.0, error=message), 0.0)
-        plans = {plan["query_id"]: plan for plan in window["plans"]}
-        return {
-            "answers": [
-                answer_row(
-                    window,
-                    self.queries[query_id],
-                    plans[query_id],
-                    answer=given[query_id][0],
-                    answer_s=given[query_id][1],
-                    labels=self._labels(),
-                )
-                for query_id in window["query_ids"]
-            ]
+            try:
+                given = self._answer(good)
+            except (JobError, FatalWorkerError):
+                raise
+            except Exception as error:
+                raise bug(error, ", ".join(row["window_id"] for row in good)) from error
+            share_s = (time.perf_counter() - started) / max(1, sum(len(row["query_ids"]) for row in good))
+        closed = {
+            row["window_id"]: self._close(row, found, share_s) for row, found in zip(good, given, strict=True)
         }
+        answered = (closed.get(row["window_id"]) or self._with_failures(row) for row in opened)
+        return rows.to_table(answered, rows.ANSWERED)
+
+    def _open(self, window: Row) -> Row:
+        """Return `request`, what is put to the answerers, and `broken`: why a query has no plan."""
+        asks, broken = self._asks(window)
+        return {"request": Request(self._view(window), asks), "broken": broken}
+
+    def _answer(self, windows: Sequence[Row]) -> list[dict[str, Answer]]:
+        """Return the answers of some windows by query id: `find` from relevance, all else from the answerer."""
+        given: list[dict[str, Answer]] = []
+        asked: list[Request] = []
+        spans: list[dict[str, list[confirm.Span]]] = []
+        for row in windows:
+            window: WindowView = row["request"].window
+            finds = [ask for ask in row["request"].asks if ask.query.kind == "find"]
+            [relevant] = self.finder.answer([Request(window, finds)])
+            given.append({ask.query.query_id: answer for ask, answer in zip(finds, relevant, strict=True)})
+            others = [ask for ask in row["request"].asks if ask.query.kind != "find"]
+            spans.append({})
+            for ask in finds if self.confirms else ():
+                checks = confirm.candidates(window, ask, given[-1][ask.query.query_id])
+                spans[-1][ask.query.query_id] = [span for span, _ in checks]
+                others += [check for _, check in checks]
+            asked.append(Request(window, others))
+        answered = (
+            self.answerer.answer(asked) if any(request.asks for request in asked) else [[] for _ in asked]
+        )
+        for found, checked, request, answers in zip(given, spans, asked, answered, strict=True):
+            by_id = {ask.query.query_id: answer for ask, answer in zip(request.asks, answers, strict=True)}
+            for query_id, own in checked.items():
+                checks = [by_id.pop(confirm.check_id(query_id, span)) for span in own]
+                found[query_id] = confirm.confirm(found[query_id], list(zip(own, checks, strict=True)))
+            found.update(by_id)
+        return given
+
+    def _close(self, window: Row, given: dict[str, Answer], share_s: float) -> Row:
+        """Return the window with `answers`: one complete rows.ANSWERS row per open query."""
+        plans = {plan["query_id"]: plan for plan in window["plans"]}
+        refused = {query_id: Answer("", 0.0, error=why) for query_id, why in window["broken"].items()}
+        answers = [
+            answer_row(
+                window,
+                self.queries[query_id],
+                plans[query_id],
+                answer=(given | refused)[query_id],
+                answer_s=0.0 if query_id in refused else share_s,
+                labels=self._labels(),
+            )
+            for query_id in window["query_ids"]
+        ]
+        return {**window, "answers": answers}
 
     def _labels(self) -> Row:
         """Return the columns that say who did the work."""
         return {
             "scorer": self.scorer,
-            "compressor": self.config.compress.compressor if self.facts.tokens_per_frame else "",
+            "compressor": self._compressor(),
             "model": self.facts.name,
             "model_revision": self.facts.revision,
         }
 
-    def _by_answerer(self, asks: list[Ask]) -> list[tuple[Answerer, list[Ask]]]:
-        """Return the asks in two groups, in order: from relevance, and for the answerer."""
-        finds = [ask for ask in asks if ask.query.kind == "find"]
-        others = [ask for ask in asks if ask.query.kind != "find"]
-        return [(who, group) for who, group in ((self.finder, finds), (self.answerer, others)) if group]
+    def _compressor(self) -> str:
+        """Return what shortens frames: nothing where no pixels are seen, and nothing where none can be cut."""
+        if not self.facts.tokens_per_frame:
+            return ""
+        return self.config.compress.compressor if self.facts.cuts_frames else "none"
 
-    def _asks(self, window: Row) -> tuple[dict[str, Ask], dict[str, str]]:
-        """Return what can be asked per query id, and the reason where no plan could be made."""
+    def _asks(self, window: Row) -> tuple[list[Ask], dict[str, str]]:
+        """Return what can be asked, and per query id the reason where no plan could be made."""
         relevance_NP = rows.unpack(window["relevance"])
-        asks: dict[str, Ask] = {}
+        asks: list[Ask] = []
         broken: dict[str, str] = {}
         for plan in window["plans"]:
             query = self.queries[plan["query_id"]]
@@ -103,12 +144,14 @@ class AnswerActor:
                 broken[query.query_id] = plan["error_message"]
                 continue
             own, choices = self.columns[query.query_id]
-            asks[query.query_id] = Ask(
-                query=query,
-                plan=Plan(plan["route"], tuple(plan["tokens"]), plan["reason"]),
-                relevance_N=relevance_NP[:, own],
-                choices_NC=relevance_NP[:, list(choices)],
-                threshold=self.config.score.threshold if query.threshold is None else query.threshold,
+            asks.append(
+                Ask(
+                    query=query,
+                    plan=Plan(plan["route"], tuple(plan["tokens"]), plan["reason"]),
+                    relevance_N=relevance_NP[:, own],
+                    choices_NC=relevance_NP[:, list(choices)],
+                    threshold=self.config.score.threshold if query.threshold is None else query.threshold,
+                )
             )
         return asks, broken
 

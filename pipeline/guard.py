@@ -36,6 +36,10 @@ def guard(function: Callable[[Row], Row], row: Row) -> Row:
     except (JobError, FatalWorkerError):
         raise
     except Exception as error:
-        name = row.get("window_id") or row.get("uri") or "?"
-        msg = f"unexpected {type(error).__name__} on {name}: {error}; this is a bug, nothing of this row was written"
-        raise JobError(msg) from error
+        raise bug(error, row.get("window_id") or row.get("uri") or "?") from error
+
+
+def bug(error: Exception, name: str) -> JobError:
+    """Return what ends a run after an error that nobody expected, and where it happened."""
+    msg = f"unexpected {type(error).__name__} on {name}: {error}; this is a bug, nothing of this row was written"
+    return JobError(msg)

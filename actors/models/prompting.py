@@ -4,86 +4,20 @@ Frames are shown as images, each behind its time. transformers' own processors w
 are not used (see loading.py), so the families' strings are here. Shape letters: N frames.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from actors.models.families import FAMILIES, find_family
+from actors.models.families.contract import Family, Grid
 from actors.models.loading import ModelFiles, fetch, read_config, read_preprocessing
 from pipeline.config import AnswerConfig
 from pipeline.errors import AnswerError, ModelError
 from pipeline.frames import FrameSize
 from pipeline.queries import Query
-
-Grid = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What differs between video language models on the way from a frame to placeholders."""
-
-    before: str
-    """Text in front of a frame's placeholders."""
-    after: str
-    inputs: tuple[str, ...]
-    """What the image processor returns and `get_image_features` takes."""
-    grid: Callable[[Any, Mapping[str, Any]], Grid]
-    """(configuration, processed frames) -> rows and columns of one frame's visual tokens."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Image processor settings that make one frame one image: tiling is for stills."""
-    nested: bool = False
-    """The processor takes the frames of one prompt as an inner list."""
-    separators: int = 0
-    """Learnt tokens that follow each frame's grid. They carry no picture: never compressed, not counted."""
-
-
-def _grid_of_patches(config: Any, pixels: Mapping[str, Any]) -> Grid:
-    """Return the grid where pixel_values are pictures: one token per square of merged patches."""
-    patch_px = config.vision_config.patch_size
-    patch_px = patch_px if isinstance(patch_px, int) else patch_px[0]
-    if hasattr(config, "downsample_ratio"):
-        merged = round(1 / config.downsample_ratio)
-    else:
-        merged = getattr(config, "scale_factor", 1)
-    height_px, width_px = pixels["pixel_values"].shape[-2:]
-    return int(height_px) // patch_px // merged, int(width_px) // patch_px // merged
-
-
-def _grid_of_thw(config: Any, pixels: Mapping[str, Any]) -> Grid:
-    """Return the grid where the processor reports time, height and width in patches."""
-    _, height, width = pixels["image_grid_thw"][0].tolist()
-    merged = config.vision_config.spatial_merge_size
-    return height // merged, width // merged
-
-
-_QWEN = Family("<|vision_start|>", "<|vision_end|>", ("pixel_values", "image_grid_thw"), _grid_of_thw)
-_IDEFICS = Family(
-    "<fake_token_around_image><global-img>",
-    "<fake_token_around_image>",
-    ("pixel_values", "pixel_attention_mask"),
-    _grid_of_patches,
-    options={"do_image_splitting": False},
-)
-FAMILIES: dict[str, Family] = {
-    "internvl": Family(
-        "<img>", "</img>", ("pixel_values",), _grid_of_patches, options={"crop_to_patches": False}
-    ),
-    "smolvlm": _IDEFICS,
-    "idefics3": _IDEFICS,
-    "qwen2_vl": _QWEN,
-    "qwen2_5_vl": _QWEN,
-    "qwen3_vl": _QWEN,
-    "llava_onevision": Family(
-        "",
-        "",
-        ("pixel_values", "image_sizes", "batch_num_images"),
-        _grid_of_patches,
-        nested=True,
-        separators=1,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +55,6 @@ class Prompt:
     """Tokens of the question and of whatever the template puts behind it."""
 
 
-def find_family(name: str, config: Any) -> Family:
-    """Return the family of a model.
-
-    Raises:
-        ModelError: no family of this type is known.
-    """
-    if config.model_type in FAMILIES:
-        return FAMILIES[config.model_type]
-    msg = (
-        f"model {name!r} is a {config.model_type!r}, not a video language model that is known here;"
-        f" expected one of {', '.join(sorted(FAMILIES))}"
-    )
-    raise ModelError(msg)
-
-
 def process_frames(family: Family, images: Any, data_NHWC: npt.NDArray[np.uint8]) -> Any:
     """Return the tensors `get_image_features` takes, for frames of one size.
 
@@ -165,6 +84,12 @@ def read_parts(config: AnswerConfig, *, weights: bool) -> Preprocessing:
     files = fetch(config.model, config.revision, weights=weights)
     model_config = read_config(files)
     family = find_family(files.name, model_config)
+    if family is None:
+        msg = (
+            f"model {files.name!r} is a {model_config.model_type!r}, not a video language model that is known here;"
+            f" expected one of {', '.join(sorted(FAMILIES))}"
+        )
+        raise ModelError(msg)
     tokenizer, images, template = read_preprocessing(files)
     size, grid = measure_frame(family, model_config, images, config.frame_px)
     return Preprocessing(files, model_config, family, tokenizer, images, template, size, grid)
@@ -256,4 +181,5 @@ def write_prompt(parts: Preprocessing, times_s: Sequence[float], query: Query) -
             f" {len(times_s)} frames; take the model's own marker {parts.placeholder!r} out of the question"
         )
         raise AnswerError(msg)
-    return Prompt(text, tuple(ids[: visual[-1] + 1]), tuple(ids[visual[-1] + 1 :]))
+    cut = visual[-1] + 1 if visual else 0
+    return Prompt(text, tuple(ids[:cut]), tuple(ids[cut:]))

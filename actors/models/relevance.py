@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, WindowView
+from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from pipeline.budget import plan_evidence
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.spans import find_spans
@@ -32,9 +32,9 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
 class RelevanceAnswerer:
     """Reads the relevance that the scorer found; see the module."""
 
-    def answer(self, window: WindowView, asks: Sequence[Ask]) -> list[Answer]:
+    def answer(self, requests: Sequence[Request]) -> list[list[Answer]]:
         """Return one Answer per ask; `ask` is refused with the option that would serve it."""
-        return [_answer(window, ask) for ask in asks]
+        return [[_answer(request.window, ask) for ask in request.asks] for request in requests]
 
 
 def _answer(window: WindowView, ask: Ask) -> Answer:

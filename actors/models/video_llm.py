@@ -1,26 +1,26 @@
 """Answers from a video language model of transformers, with the visual tokens a plan allows.
 
-Per window the vision tower runs once over the frames that any question is shown; per plan the frames' tokens are
-compressed, put in place of the prompt's placeholders and prefilled once; per question only its text is new.
-Dropped tokens leave gaps: text and kept tokens keep the positions they have in the uncompressed M-RoPE prompt
-(Qwen); models with plain positions are counted through, as in the papers of the compressors.
+Five steps: `encode` (the vision tower runs once over the frames that any question of a window is shown), `reduce`
+(their tokens are compressed to a plan), `assemble` (the prompt, its placeholders replaced), prefill and decode
+(batching.py, for the questions of several windows side by side). What differs between models is in families/.
 
 Shape letters: N frames, K tokens per frame, C tokens of a clip, L tokens of a prompt, D hidden size, P position axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.device import halve_on_out_of_memory, is_out_of_memory
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, WindowView
-from actors.models.decoding import Prefix, generate, label_log_likelihoods, prefill, rewind, step
+from actors.device import halve_on_out_of_memory
+from actors.models import Answer, Answerer, AnswererFacts, Device, Request
+from actors.models.batching import FRAMES_PER_CALL, Batch
+from actors.models.decoding import Language, Question
 from actors.models.loading import load_model
+from actors.models.memory import Memory
 from actors.models.prompting import (
     Preprocessing,
     Prompt,
@@ -31,15 +31,16 @@ from actors.models.prompting import (
     read_parts,
     write_prompt,
 )
+from actors.models.token_tree import TokenTree, use_trees
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
-from pipeline.errors import AnswerError, ConfigError, ModelError, RowError
+from pipeline.errors import AnswerError, ConfigError, ModelError
 from pipeline.plugins import find
-from pipeline.spans import find_spans
+from pipeline.queries import Query
 from pipeline.tokens import CompressFn, whole_frames
 
-FRAMES_PER_CALL = 16
-"""Frames the vision tower sees at once."""
+LABELLED = ("flag", "choose")
+"""Kinds answered by the likelihood of labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class FrameFeatures:
 
     values_NKD: torch.Tensor
     separators_NKD: torch.Tensor
-    """[N, separators, D]; see prompting.Family."""
+    """[N, separators, D]; see families/contract.py."""
     layers_NKD: tuple[torch.Tensor, ...]
     """Features added inside the first language layers (Qwen3-VL's deepstack), one tensor per layer."""
 
@@ -57,8 +58,6 @@ class FrameFeatures:
 class Clip:
     """The frames that one plan shows, compressed to it. Frames that keep no token are no longer part of it."""
 
-    plan: tuple[tuple[int, int], ...]
-    """(row of the evidence, visual tokens allowed) of each planned frame."""
     rows: tuple[int, ...]
     """Rows of the evidence that keep at least one token."""
     tokens_T: tuple[int, ...]
@@ -72,13 +71,15 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A clip in a prompt, prefilled: shared by all questions with the same plan."""
+class Head:
+    """A prompt up to its last visual token, as the text decoder takes it."""
 
-    clip: Clip
-    head: tuple[int, ...]
-    """The prompt's tokens at full resolution."""
-    prefix: Prefix
+    embeds_LD: torch.Tensor
+    positions_PL: torch.Tensor
+    next_position: int
+    """Of the first token behind it."""
+    extra: Mapping[str, Any]
+    """More inputs of the decoder (Qwen3-VL's)."""
 
 
 def describe(config: AnswerConfig) -> AnswererFacts:
@@ -101,63 +102,78 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     compressor: CompressFn = find(TOKEN_COMPRESSORS, compress.compressor, "TOKEN_COMPRESSORS")
     parts = read_parts(config, weights=True)
     model = load_model("AutoModelForImageTextToText", parts.files, config.dtype, device)
-    return VideoLlm(parts, model, compressor, compress.prune_ratio, config.max_new_tokens)
+    return VideoLlm(parts, model, compressor, compress.prune_ratio, config)
 
 
 class VideoLlm:
     """Holds one model; see the module."""
 
     def __init__(
-        self, parts: Preprocessing, model: Any, compress: CompressFn, prune_ratio: float, max_new_tokens: int
+        self, parts: Preprocessing, model: Any, compress: CompressFn, prune_ratio: float, config: AnswerConfig
     ) -> None:
         self.parts = parts
         self.model = model
         self.compress = compress
         self.prune_ratio = prune_ratio
-        self.max_new_tokens = max_new_tokens
-        self.axes = 3 if hasattr(model.model, "get_rope_index") else 1
-        self.ends = _end_tokens(model, parts.tokenizer)
-        self.context_tokens = getattr(parts.config.get_text_config(), "max_position_embeddings", None)
+        self.config = config
+        use_trees(model)
+        family = parts.family
+        self.language = Language(
+            model, family.decoder(model), family.axes, _end_tokens(model, parts.tokenizer)
+        )
+        self.memory = Memory.of(model, parts, config.memory_gb)
+        self.priors: dict[tuple[str, ...], torch.Tensor] = {}
+        """Per question and labels, the labels' mean log-probabilities without a video."""
 
-    def answer(self, window: WindowView, asks: Sequence[Ask]) -> list[Answer]:
-        """Return one Answer per ask, in order; see actors.models.Answerer.
+    def answer(self, requests: Sequence[Request]) -> list[list[Answer]]:
+        """Return, per window, one Answer per ask, in order; see actors.models.Answerer.
 
         Raises:
             ModelError: a frame gave another number of tokens than `describe` said.
-            ConfigError: see `compress_frames`.
-            AnswerError: not even half of the window's frames fit in memory.
+            ConfigError: see `reduce`.
         """
-        rows_of = [_rows_shown(window, ask) for ask in asks]
-        union = sorted({row for rows in rows_of for row in rows})
-        answers: list[Answer | None] = [None] * len(asks)
-        features = self.encode_frames(window.evidence.data_NHWC[union]) if window.evidence and union else None
-        # questions with the same plan stand together and share one prefill; only one is kept at a time
-        clip: Clip | None = None
-        shown: Shown | None = None
-        for index in sorted(range(len(asks)), key=lambda index: asks[index].plan.tokens_N):
-            ask, rows = asks[index], rows_of[index]
-            try:
-                if features is None or not rows:
-                    raise AnswerError(_why_not(window, ask))
-                plan = tuple((row, ask.plan.tokens_N[window.evidence_index[row]]) for row in rows)
-                if clip is None or clip.plan != plan:
-                    clip = self.compress_frames(features, [union.index(row) for row in rows], plan)
-                prompt = write_prompt(self.parts, _times_s(window, clip.rows), ask.query)
-                if shown is None or shown.clip is not clip or shown.head != prompt.head:
-                    shown = None  # frees its cache before the next one is made
-                    shown = self.show(prompt, clip)
-                answers[index] = self._ask(window, ask, prompt, shown)
-            except RowError as error:
-                answers[index] = self._refused(window, str(error))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                shown = None
-                reason = f"out of memory on {sum(ask.plan.tokens_N)} visual tokens; lower plan.budget_tokens"
-                answers[index] = self._refused(window, reason)
-        return [answer for answer in answers if answer]
+        return Batch(self, requests).run()
 
-    def encode_frames(self, data_NHWC: npt.NDArray[np.uint8]) -> FrameFeatures:
+    def learn_priors(self, queries: Sequence[Query]) -> None:
+        """Ask what has not been asked before without a video, if priors are to be removed; see `priors`."""
+        if not self.config.remove_prior:
+            return
+        new = {_prior_key(query): query for query in queries if query.kind in LABELLED}
+        for key in new.keys() - self.priors.keys():
+            question = self.question(write_prompt(self.parts, (), new[key]), new[key])
+            tree = TokenTree(question.num_tokens, self.language.device)
+            [heard] = self.language.put(tree, [question])
+            self.priors[key] = heard.label_logs
+
+    def chances(self, query: Query, label_logs: torch.Tensor) -> torch.Tensor:
+        """Return each label's share of the likelihood of all, without what it is without a video if so configured."""
+        return torch.softmax(label_logs - self.priors.get(_prior_key(query), 0.0), 0)
+
+    def question(self, prompt: Prompt, query: Query) -> Question:
+        """Return what stands behind the frames in tokens, with the labels of a query that has some."""
+        words = labels(query) if query.kind in LABELLED else ()
+        ids = [tuple(label_ids(self.parts.tokenizer, prompt.text, word)) for word in words]
+        return Question(prompt.tail, tuple(ids))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        return self.parts.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def lacks_room(self, head_tokens: int, question: Question) -> str:
+        """Return why a prompt has no room in the model's context, or nothing."""
+        most = getattr(self.parts.config.get_text_config(), "max_position_embeddings", None)
+        behind = max(map(len, question.labels)) if question.labels else self.config.max_new_tokens
+        prompt_tokens = head_tokens + len(question.ids)
+        if most is None or prompt_tokens + behind <= most:
+            return ""
+        return (
+            f"{prompt_tokens} prompt tokens and {behind} for the answer do not fit into the model's context of {most};"
+            " lower plan.budget_tokens or answer.max_new_tokens, or ask a shorter question"
+        )
+
+    def encode(
+        self, data_NHWC: npt.NDArray[np.uint8], frames_per_call: int = FRAMES_PER_CALL
+    ) -> FrameFeatures:
         """Return the vision tower's features of each frame, a few frames at a time.
 
         Raises:
@@ -166,8 +182,8 @@ class VideoLlm:
         """
         found: list[tuple[torch.Tensor, ...]] = []
         height_px, width_px = data_NHWC.shape[1:3]
-        for start in range(0, len(data_NHWC), FRAMES_PER_CALL):
-            frames = list(data_NHWC[start : start + FRAMES_PER_CALL])
+        for start in range(0, len(data_NHWC), frames_per_call):
+            frames = list(data_NHWC[start : start + frames_per_call])
             what = f"{len(frames)} frames of {width_px}x{height_px} px"
             found += halve_on_out_of_memory(self._encode, frames, what)
         values_NKD, *layers_NKD = (torch.stack(tensors) for tensors in zip(*found, strict=True))
@@ -183,34 +199,34 @@ class VideoLlm:
             out = self.model.get_image_features(
                 **{name: tensor.to(self.model.device) for name, tensor in pixels.items()}, return_dict=True
             )
-        tensors = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
-        flat = [torch.cat([part.flatten(0, -2) for part in parts]) for parts in tensors]
+        values_CD, layers_CD = family.features(out)
         expected = len(data_NHWC) * (self.parts.tokens_per_frame + family.separators)
-        if len(flat[0]) != expected:
+        if len(values_CD) != expected:
             msg = (
                 f"model {self.parts.files.name!r}: {len(data_NHWC)} frames of {data_NHWC.shape[2]}x"
-                f"{data_NHWC.shape[1]} px gave {len(flat[0])} visual tokens, expected {expected} as measured on blank"
+                f"{data_NHWC.shape[1]} px gave {len(values_CD)} visual tokens, expected {expected} as measured on blank"
                 " frames; its image processor and its configuration do not belong together"
             )
             raise ModelError(msg)
-        per_frame = [tensor.unflatten(0, (len(data_NHWC), -1))[: len(frames)] for tensor in flat]
+        per_frame = [
+            tensor.unflatten(0, (len(data_NHWC), -1))[: len(frames)] for tensor in (values_CD, *layers_CD)
+        ]
         return list(zip(*per_frame, strict=True))
 
-    def compress_frames(
-        self, features: FrameFeatures, picked: list[int], plan: tuple[tuple[int, int], ...]
-    ) -> Clip:
+    def reduce(self, features: FrameFeatures, picked: Sequence[int], plan: Sequence[tuple[int, int]]) -> Clip:
         """Return some of the frames, compressed.
 
         Args:
             features: of all frames of the window.
             picked: which of them the plan is about.
-            plan: see Clip.
+            plan: of each of these (row of the evidence, visual tokens allowed).
 
         Raises:
             ConfigError: the compressor kept more of a frame than its plan allows: no budget would hold with it.
             AnswerError: nothing is left.
         """
-        clip = whole_frames(features.values_NKD[picked], self.parts.grid)
+        index = list(picked)
+        clip = whole_frames(features.values_NKD[index], self.parts.grid)
         kept = self.compress(clip, [tokens for _, tokens in plan], prune_ratio=self.prune_ratio)
         tokens_T = torch.bincount(kept.frame_N, minlength=len(plan))
         for (row, planned), found in zip(plan, tokens_T.tolist(), strict=True):
@@ -231,156 +247,47 @@ class VideoLlm:
         new_frame_T = alive_T.cumsum(0) - 1
         alive = alive_T.nonzero()[:, 0].tolist()
         return Clip(
-            plan=plan,
             rows=tuple(plan[frame][0] for frame in alive),
             tokens_T=tuple(tokens_T[alive_T].tolist()),
             values_CD=kept.values_ND,
             place_C=new_frame_T[kept.frame_N] * clip.num_per_frame + kept.source_N % clip.num_per_frame,
-            separators_TD=features.separators_NKD[[picked[frame] for frame in alive]],
-            layers_CD=tuple(layer[picked].flatten(0, 1)[kept.source_N] for layer in features.layers_NKD),
+            separators_TD=features.separators_NKD[[index[frame] for frame in alive]],
+            layers_CD=tuple(layer[index].flatten(0, 1)[kept.source_N] for layer in features.layers_NKD),
         )
 
-    def show(self, prompt: Prompt, clip: Clip) -> Shown:
-        """Return the visual half of a prompt, its placeholders replaced by a clip's tokens, prefilled.
+    def assemble(self, head: Sequence[int], clip: Clip) -> Head:
+        """Return the visual half of a prompt, its placeholders replaced by a clip's tokens.
 
-        Raises:
-            AnswerError: no room in the model's context.
+        Args:
+            head: the prompt's tokens up to the last placeholder, every frame of the clip at full resolution.
+            clip: what is left of these frames.
         """
-        head_L = torch.tensor(prompt.head, device=self.model.device)
-        visual_L = head_L == self.parts.config.image_token_id
+        parts, family = self.parts, self.parts.family
+        head_L = torch.tensor(head, device=self.model.device)
+        visual_L = head_L == parts.config.image_token_id
         places_TK = visual_L.nonzero()[:, 0].unflatten(0, (len(clip.rows), -1))
-        grid_TK, ends_TK = places_TK.tensor_split([self.parts.tokens_per_frame], dim=1)
+        grid_TK, ends_TK = places_TK.tensor_split([parts.tokens_per_frame], dim=1)
         placed_C = grid_TK.flatten()[clip.place_C.to(head_L.device)]
-        embeds_LD = self.model.get_input_embeddings()(head_L)
+        embeds_LD = self.language.embed(head_L)
         embeds_LD[placed_C] = clip.values_CD.to(embeds_LD)
         embeds_LD[ends_TK] = clip.separators_TD.to(embeds_LD)
         keep_L = ~visual_L
         keep_L[placed_C] = True
         keep_L[ends_TK] = True
-
-        self._check_room(int(keep_L.sum()) + len(prompt.tail))
-        positions_PL, next_position = self._positions(head_L, keep_L, len(clip.rows))
-        extra = _deepstack_inputs(head_L[keep_L], clip) if clip.layers_CD else {}
-        prefix = prefill(self.model, embeds_LD[keep_L], positions_PL, next_position, extra)
-        return Shown(clip, prompt.head, prefix)
-
-    def _positions(
-        self, head_L: torch.Tensor, keep_L: torch.Tensor, num_frames: int
-    ) -> tuple[torch.Tensor, int]:
-        """Return the positions [P, kept] of a prompt's kept tokens, and the one behind them; see the module."""
-        if self.axes == 1:
-            kept = int(keep_L.sum())
-            return torch.arange(kept, device=head_L.device)[None], kept
-        merged = self.parts.config.vision_config.spatial_merge_size
-        rows, columns = self.parts.grid
-        positions_PBL, _ = self.model.model.get_rope_index(
-            head_L[None],
-            mm_token_type_ids=(head_L == self.parts.config.image_token_id)[None].int(),
-            image_grid_thw=torch.tensor([[1, rows * merged, columns * merged]] * num_frames),
+        positions_PL, next_position = family.positions(
+            self.model, parts.config, head_L, keep_L, parts.grid, len(clip.rows)
         )
-        return positions_PBL[:, 0, keep_L], int(positions_PBL.max()) + 1
+        extra = family.deepstack_inputs(visual_L[keep_L], list(clip.layers_CD))
+        return Head(embeds_LD[keep_L], positions_PL, next_position, extra)
 
-    def _check_room(self, prompt_tokens: int) -> None:
-        """Refuse a prompt behind which an answer has no room."""
-        if self.context_tokens and prompt_tokens + self.max_new_tokens > self.context_tokens:
-            msg = (
-                f"{prompt_tokens} prompt tokens and {self.max_new_tokens} for the answer do not fit into the model's"
-                f" context of {self.context_tokens}; lower plan.budget_tokens or answer.max_new_tokens"
-            )
-            raise AnswerError(msg)
 
-    def _ask(self, window: WindowView, ask: Ask, prompt: Prompt, shown: Shown) -> Answer:
-        """Return the answer to one question behind its prefilled frames."""
-        rewind(shown.prefix)
-        self._check_room(shown.prefix.num_tokens + len(prompt.tail))
-        logits_V = step(self.model, shown.prefix, prompt.tail, self.axes)
-        if ask.query.kind == "ask":
-            text, confidence = self._speak(shown.prefix, logits_V)
-        else:
-            text, confidence = self._choose(ask, prompt, shown.prefix, logits_V)
-        spans = []
-        if ask.query.kind == "flag" and text == "yes":
-            spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
-        return Answer(
-            answer=text,
-            confidence=confidence,
-            spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
-            evidence=_evidence(window, ask, shown.clip),
-            tokens_dense=self._tokens_dense(window),
-            tokens_used=sum(shown.clip.tokens_T),
-        )
-
-    def _speak(self, prefix: Prefix, logits_V: torch.Tensor) -> tuple[str, float]:
-        """Return free text and its mean token probability."""
-        ids, confidence = generate(self.model, prefix, logits_V, self.ends, self.max_new_tokens, self.axes)
-        text = self.parts.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        if not text:
-            msg = (
-                f"the model returned no text ({len(ids)} tokens before its end token); ask more specifically"
-            )
-            raise AnswerError(msg)
-        return text, confidence
-
-    def _choose(self, ask: Ask, prompt: Prompt, prefix: Prefix, logits_V: torch.Tensor) -> tuple[str, float]:
-        """Return the most likely label and its share of the likelihood of all labels."""
-        words = labels(ask.query)
-        ids = [label_ids(self.parts.tokenizer, prompt.text, word) for word in words]
-        logs = label_log_likelihoods(self.model, prefix, logits_V, ids, self.axes)
-        share = torch.softmax(logs, 0)
-        best = int(share.argmax())
-        return words[best].lower() if ask.query.kind == "flag" else words[best], float(share[best])
-
-    def _tokens_dense(self, window: WindowView) -> int:
-        return len(window.pts_s_N) * self.parts.tokens_per_frame
-
-    def _refused(self, window: WindowView, reason: str) -> Answer:
-        return Answer("", 0.0, tokens_dense=self._tokens_dense(window), error=reason)
+def _prior_key(query: Query) -> tuple[str, ...]:
+    return (query.text, *labels(query))
 
 
 def _path_of(compress: CompressFn) -> str:
     """Return where a compressor is defined, as `package.module:name`."""
     return f"{compress.__module__}:{getattr(compress, '__qualname__', type(compress).__qualname__)}"
-
-
-def _rows_shown(window: WindowView, ask: Ask) -> list[int]:
-    """Return which evidence frames this question may see."""
-    if ask.query.kind == "find":
-        return []
-    return [row for row, frame in enumerate(window.evidence_index) if ask.plan.tokens_N[frame] > 0]
-
-
-def _times_s(window: WindowView, rows: Sequence[int]) -> list[float]:
-    """Return the times of some of the evidence frames."""
-    return [float(window.pts_s_N[window.evidence_index[row]]) for row in rows]
-
-
-def _why_not(window: WindowView, ask: Ask) -> str:
-    """Return why a question is not put to the model."""
-    if ask.query.kind == "find":
-        return f"query {ask.query.query_id!r}: find is answered from relevance, not by a language model"
-    return (
-        f"query {ask.query.query_id!r}: its plan shows none of the {len(window.evidence_index)} evidence frames;"
-        " raise plan.budget_tokens"
-    )
-
-
-def _evidence(window: WindowView, ask: Ask, clip: Clip) -> tuple[tuple[float, float, int], ...]:
-    """Return time, relevance and visual tokens of each frame that was shown."""
-    frames = [window.evidence_index[row] for row in clip.rows]
-    times_s = _times_s(window, clip.rows)
-    relevance = [float(ask.relevance_N[frame]) for frame in frames]
-    return tuple(zip(times_s, relevance, clip.tokens_T, strict=True))
-
-
-def _deepstack_inputs(head_L: torch.Tensor, clip: Clip) -> dict[str, Any]:
-    """Return the inputs of a model that adds visual features inside its first layers too (Qwen3-VL).
-
-    Features and layers were pruned with the same index; the model itself places them at the placeholders.
-    """
-    image = SimpleNamespace(
-        pooler_output=(clip.values_CD,), deepstack_features=[(layer_CD,) for layer_CD in clip.layers_CD]
-    )
-    return {"input_ids": head_L[None], "mm_encoder_outputs": {"image": image}}
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

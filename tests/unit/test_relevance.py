@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actors.models import Ask, WindowView
+from actors.models import Ask, Request, WindowView
 from actors.models.relevance import RelevanceAnswerer
 from pipeline.budget import Plan
 from pipeline.queries import Query
@@ -19,7 +19,7 @@ def ask(kind, relevance=RELEVANCE, choices=(), table=None, threshold=0.5):
 
 
 def answer(*asks):
-    return RelevanceAnswerer().answer(VIEW, asks)
+    return RelevanceAnswerer().answer([Request(VIEW, asks)])[0]
 
 
 def test_find_gives_spans_and_the_best_relevance():

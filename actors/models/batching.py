@@ -1,0 +1,394 @@
+"""The questions of several windows, answered side by side in the memory there is.
+
+A window's frames go through the vision tower once; questions with the same plan form a group that shares one prefilled
+trunk (token_tree.py). `flag` and `choose` are answered in the pass that puts the question; `ask` goes on as free text,
+which is decoded for all groups together. Whenever an answer ends, its memory lets the next group in (continuous
+batching). What does not fit waits; what does not fit alone is refused.
+
+Shape letters: N frames.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from actors.device import halve_on_out_of_memory, is_out_of_memory
+from actors.models import Answer, Ask, Cost, Request, WindowView
+from actors.models.decoding import Heard, Question, Said, Speech
+from actors.models.prompting import labels, write_prompt
+from actors.models.token_tree import TokenTree
+from pipeline.errors import AnswerError
+from pipeline.spans import find_spans
+
+if TYPE_CHECKING:
+    from actors.models.video_llm import Clip, FrameFeatures, Head, VideoLlm
+
+logger = logging.getLogger(__name__)
+
+FRAMES_PER_CALL = 16
+"""Frames the vision tower sees at once, memory permitting."""
+TOKENS_PER_PASS = 2048
+"""Tokens of questions and labels that are put in one pass, where there are several questions."""
+
+Place = tuple[int, int]
+"""Which ask: (request, ask)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Asks of one window with the same plan, its frames encoded."""
+
+    features: "FrameFeatures"
+    picked: Sequence[int]
+    """Which of the encoded frames the plan shows."""
+    plan: Sequence[tuple[int, int]]
+    """Of each of these, its row of the evidence and the visual tokens allowed."""
+    places: Sequence[Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One ask, its question in tokens."""
+
+    place: Place
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Asks that share a trunk: first those answered by their labels, then those answered in free text."""
+
+    head: "Head"
+    puts: Sequence[Put]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the trunk."""
+        return len(self.head.embeds_LD)
+
+
+class Batch:
+    """One call of the answerer: some windows and all that is asked about them."""
+
+    def __init__(self, llm: "VideoLlm", requests: Sequence[Request]) -> None:
+        self.llm = llm
+        self.requests = requests
+        self.waiting = deque(range(len(requests)))
+        self.planned: deque[Planned] = deque()
+        self.groups: deque[Group] = deque()
+        stop, decode = llm.config.stop, llm.decode
+        self.speech = Speech[Place](
+            llm.language,
+            llm.config.max_new_tokens,
+            (lambda ids: len(cut_at(decode(ids), stop)) < len(decode(ids))) if stop else None,
+        )
+        self.answers: dict[Place, Answer] = {}
+        self.costs: dict[Place, Cost] = {}
+        self.clips: dict[Place, Clip] = {}
+
+    def run(self) -> list[list[Answer]]:
+        """Return the answers of each request, in order."""
+        self.llm.learn_priors([ask.query for request in self.requests for ask in request.asks])
+        while self.waiting or self.planned or self.groups or self.speech.keys:
+            if self.groups and (puts := self._that_fit(self.groups[0])):
+                self._open(self.groups.popleft(), puts)
+            elif not self.groups and self.planned:
+                self._assemble(self.planned.popleft())
+            elif not self.groups and self.waiting and (frames_per_call := self._frames_that_fit()):
+                self._look(self.waiting.popleft(), frames_per_call)
+            elif self.speech.keys:
+                self._go_on()
+            elif self.groups:
+                self._refuse_for_lack_of_memory(self.groups.popleft())
+            else:
+                self._refuse_frames(self.waiting.popleft())
+        return [
+            [self.answers[number, ask] for ask in range(len(request.asks))]
+            for number, request in enumerate(self.requests)
+        ]
+
+    # --- memory ------------------------------------------------------------------------------------------
+
+    def _room_bytes(self) -> int:
+        """Return what is left for more work."""
+        memory = self.llm.memory
+        trees = {id(tree): tree.capacity for tree in self.speech.trees}
+        windows = {id(planned.features): len(planned.features.values_NKD) for planned in self.planned}
+        held = sum(group.head.embeds_LD.nbytes for group in self.groups)
+        held += sum(trees.values()) * memory.row_bytes + sum(windows.values()) * memory.frame_bytes
+        return memory.budget_bytes - memory.weights_bytes - held
+
+    def _rows(self, group: Group, puts: Sequence[Put]) -> int:
+        """Return the rows that a tree with these questions needs: labels' are used again, answers' are kept."""
+        passes = [sum(put.question.num_tokens for put in part) for part in _passes(puts)]
+        labelled = [size for part, size in zip(_passes(puts), passes, strict=True) if part[0].question.labels]
+        free = [put.question.num_tokens for put in puts if not put.question.labels]
+        kept = sum(free) + len(free) * self.llm.config.max_new_tokens
+        return group.num_tokens + max([kept, *labelled])
+
+    def _that_fit(self, group: Group) -> Sequence[Put]:
+        """Return the first questions of a group for which there is memory now, perhaps none."""
+        memory, puts = self.llm.memory, group.puts
+        while puts:
+            rows = self._rows(group, puts)
+            most = max(
+                group.num_tokens, *(sum(put.question.num_tokens for put in part) for part in _passes(puts))
+            )
+            if rows * memory.row_bytes + memory.pass_bytes(most, rows) <= self._room_bytes():
+                break
+            puts = puts[: len(puts) // 2]
+        return puts
+
+    def _frames_that_fit(self) -> int:
+        """Return how many frames of the next window may go through the vision tower at once, perhaps none."""
+        memory = self.llm.memory
+        num_frames = len(_rows_of(self.requests[self.waiting[0]]))
+        room = self._room_bytes() - num_frames * memory.frame_bytes
+        return min(FRAMES_PER_CALL, room // memory.frame_work_bytes) if num_frames else 1
+
+    # --- from a window to groups ---------------------------------------------------------------------------
+
+    def _look(self, number: int, frames_per_call: int) -> None:
+        """Encode the frames of a window that any question is shown, and put questions with the same plan together."""
+        request, rows = self.requests[number], _rows_of(self.requests[number])
+        features = None
+        if rows and request.window.evidence is not None:
+            try:
+                features = self.llm.encode(request.window.evidence.data_NHWC[rows], frames_per_call)
+            except AnswerError as error:
+                self._refuse([(number, ask) for ask in range(len(request.asks))], str(error))
+                return
+        plans: dict[tuple[tuple[int, int], ...], list[Place]] = {}
+        seen: set[int] = set()
+        for index, ask in enumerate(request.asks):
+            shown = shown_rows(request.window, ask)
+            if features is None or not shown:
+                self._refuse([(number, index)], _why_not(request.window, ask))
+                continue
+            self.costs[number, index] = Cost(vision_frames=len(set(shown) - seen))
+            seen |= set(shown)
+            plan = tuple((row, ask.plan.tokens_N[request.window.evidence_index[row]]) for row in shown)
+            plans.setdefault(plan, []).append((number, index))
+        for plan, places in plans.items():
+            picked = [rows.index(row) for row, _ in plan]
+            self.planned.append(Planned(features, picked, plan, places))  # pyright: ignore[reportArgumentType]
+
+    def _assemble(self, planned: Planned) -> None:
+        """Compress the frames of a plan, write the prompts, and make a group of those with the same visual half."""
+        window = self.requests[planned.places[0][0]].window
+        try:
+            clip = self.llm.reduce(planned.features, planned.picked, planned.plan)
+        except AnswerError as error:
+            self._refuse(planned.places, str(error))
+            return
+        heads: dict[tuple[int, ...], list[Put]] = {}
+        for place in planned.places:
+            query = self._ask(place).query
+            try:
+                prompt = write_prompt(self.llm.parts, times_s(window, clip.rows), query)
+            except AnswerError as error:
+                self._refuse([place], str(error))
+                continue
+            self.clips[place] = clip
+            heads.setdefault(prompt.head, []).append(Put(place, self.llm.question(prompt, query)))
+        for ids, puts in heads.items():
+            group = Group(self.llm.assemble(ids, clip), sorted(puts, key=lambda put: not put.question.labels))
+            fitting: list[Put] = []
+            for put in group.puts:
+                if reason := self.llm.lacks_room(group.num_tokens, put.question):
+                    self._refuse([put.place], reason)
+                else:
+                    fitting.append(put)
+            if fitting:
+                self.groups.append(replace(group, puts=fitting))
+
+    # --- from groups to answers ----------------------------------------------------------------------------
+
+    def _open(self, group: Group, puts: Sequence[Put]) -> None:
+        """Prefill a group's trunk and put some of its questions to it; the others wait at the head of the queue."""
+        if len(puts) < len(group.puts):
+            self.groups.appendleft(replace(group, puts=group.puts[len(puts) :]))
+        language, head = self.llm.language, group.head
+        tree = TokenTree(self._rows(group, puts), language.device)
+        try:
+            language.show(tree, head.embeds_LD, head.positions_PL, head.next_position, head.extra)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"out of memory on a prompt of {group.num_tokens} tokens; lower plan.budget_tokens"
+            self._refuse([put.place for put in puts], reason)
+            return
+        self._pay(puts[0].place, prefills=1, prefill_tokens=group.num_tokens)
+        for part in _passes(puts):
+            self._put(tree, part)
+
+    def _put(self, tree: TokenTree, puts: Sequence[Put]) -> None:
+        """Put questions of one kind in one pass: answer them, or let their free text begin."""
+        rows = tree.num_rows
+
+        def put(part: Sequence[Put]) -> list[Heard]:
+            return self.llm.language.put(tree, [put.question for put in part])
+
+        try:
+            heard = halve_on_out_of_memory(put, puts, f"{len(puts)} questions put at once")
+        except AnswerError as error:
+            self._refuse([put.place for put in puts], str(error))
+            tree.cut(rows)
+            return
+        for one in puts:
+            self._pay(one.place, prefill_tokens=one.question.num_tokens)
+        if not puts[0].question.labels:
+            self.speech.add([put.place for put in puts], tree, heard)
+            self._collect()
+            return
+        tree.cut(rows)
+        for one, what in zip(puts, heard, strict=True):
+            self._choose(one.place, what)
+
+    def _go_on(self) -> None:
+        """Decode one token of every free-text answer."""
+        try:
+            self.speech.step()
+        except AnswerError as error:
+            self._refuse(self.speech.drop(), str(error))
+        self._collect()
+
+    def _collect(self) -> None:
+        """Finish the free-text answers that have come to their end."""
+        for place, said in self.speech.finished():
+            self._pay(place, decode_steps=said.num_steps)
+            self._say(place, said)
+
+    def _say(self, place: Place, said: Said) -> None:
+        text = cut_at(self.llm.decode(said.ids), self.llm.config.stop).strip()
+        if said.error:
+            self._refuse([place], said.error)
+        elif not text:
+            self._refuse(
+                [place],
+                f"the model returned no text ({len(said.ids)} tokens before its end token); ask more specifically",
+            )
+        else:
+            self._answer(place, text, said.confidence)
+
+    def _choose(self, place: Place, heard: Heard) -> None:
+        """Answer with the most likely label and its share of the likelihood of all labels."""
+        query = self._ask(place).query
+        if heard.error:
+            self._refuse([place], heard.error)
+            return
+        share = self.llm.chances(query, heard.label_logs)
+        best, words = int(share.argmax()), labels(query)
+        text = words[best].lower() if query.kind == "flag" else words[best]
+        self._answer(place, text, float(share[best]))
+
+    # --- bookkeeping ---------------------------------------------------------------------------------------
+
+    def _ask(self, place: Place) -> Ask:
+        return self.requests[place[0]].asks[place[1]]
+
+    def _pay(self, place: Place, **more: int) -> None:
+        cost = self.costs[place]
+        self.costs[place] = replace(
+            cost, **{name: getattr(cost, name) + value for name, value in more.items()}
+        )
+
+    def _answer(self, place: Place, text: str, confidence: float) -> None:
+        ask, window, clip = self._ask(place), self.requests[place[0]].window, self.clips[place]
+        spans = []
+        if ask.query.kind == "flag" and text == "yes":
+            spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
+        frames = [window.evidence_index[row] for row in clip.rows]
+        self.answers[place] = Answer(
+            answer=text,
+            confidence=confidence,
+            spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
+            evidence=tuple(
+                (float(window.pts_s_N[frame]), float(ask.relevance_N[frame]), tokens)
+                for frame, tokens in zip(frames, clip.tokens_T, strict=True)
+            ),
+            tokens_dense=self._tokens_dense(window),
+            tokens_used=sum(clip.tokens_T),
+            cost=self.costs[place],
+        )
+
+    def _refuse(self, places: Iterable[Place], reason: str) -> None:
+        for place in places:
+            dense = self._tokens_dense(self.requests[place[0]].window)
+            cost = self.costs.get(place, Cost())
+            self.answers[place] = Answer("", 0.0, tokens_dense=dense, cost=cost, error=reason)
+
+    def _refuse_for_lack_of_memory(self, group: Group) -> None:
+        """Refuse the first question of a group that does not fit into empty memory; the others are tried alone."""
+        first, rest = group.puts[:1], group.puts[1:]
+        if rest:
+            self.groups.appendleft(replace(group, puts=rest))
+        memory = self.llm.memory
+        rows = self._rows(group, first)
+        need_gb = (rows * memory.row_bytes + memory.pass_bytes(group.num_tokens, rows)) / 1e9
+        reason = (
+            f"a prompt of {rows} tokens needs {need_gb:.2f} GB beside the model's {memory.weights_bytes / 1e9:.2f} GB,"
+            f" and {memory.budget_bytes / 1e9:.2f} GB are allowed; raise answer.memory_gb or lower plan.budget_tokens"
+        )
+        self._refuse([put.place for put in first], reason)
+
+    def _refuse_frames(self, number: int) -> None:
+        """Refuse all questions of a window of which not one frame fits into empty memory."""
+        memory = self.llm.memory
+        reason = (
+            f"one frame in the vision tower needs {memory.frame_work_bytes / 1e9:.2f} GB beside the model's"
+            f" {memory.weights_bytes / 1e9:.2f} GB, and {memory.budget_bytes / 1e9:.2f} GB are allowed; raise"
+            " answer.memory_gb or lower answer.frame_px"
+        )
+        self._refuse([(number, ask) for ask in range(len(self.requests[number].asks))], reason)
+
+    def _tokens_dense(self, window: WindowView) -> int:
+        return len(window.pts_s_N) * self.llm.parts.tokens_per_frame
+
+
+def _passes(puts: Sequence[Put]) -> list[list[Put]]:
+    """Cut questions into those put in one pass: of one kind, and not too many tokens."""
+    passes: list[list[Put]] = []
+    size = 0
+    for put in puts:
+        new = not passes or bool(put.question.labels) != bool(passes[-1][0].question.labels)
+        if new or size + put.question.num_tokens > TOKENS_PER_PASS:
+            passes.append([])
+            size = 0
+        passes[-1].append(put)
+        size += put.question.num_tokens
+    return passes
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to the first of some strings."""
+    return text[: min([len(text), *(at for word in stop if (at := text.find(word)) >= 0)])]
+
+
+def shown_rows(window: WindowView, ask: Ask) -> list[int]:
+    """Return which evidence frames a question may see."""
+    if ask.query.kind == "find":
+        return []
+    return [row for row, frame in enumerate(window.evidence_index) if ask.plan.tokens_N[frame] > 0]
+
+
+def _rows_of(request: Request) -> list[int]:
+    """Return the evidence frames that any question of a window may see."""
+    return sorted({row for ask in request.asks for row in shown_rows(request.window, ask)})
+
+
+def times_s(window: WindowView, rows: Sequence[int]) -> list[float]:
+    """Return the times of some of the evidence frames."""
+    return [float(window.pts_s_N[window.evidence_index[row]]) for row in rows]
+
+
+def _why_not(window: WindowView, ask: Ask) -> str:
+    """Return why a question is not put to the model."""
+    if ask.query.kind == "find":
+        return f"query {ask.query.query_id!r}: find is answered from relevance, not by a language model"
+    return (
+        f"query {ask.query.query_id!r}: its plan shows none of the {len(window.evidence_index)} evidence frames;"
+        " raise plan.budget_tokens"
+    )
