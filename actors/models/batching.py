@@ -146,7 +146,7 @@ class Batch:
         memory = self.llm.memory
         num_frames = len(_rows_of(self.requests[self.waiting[0]]))
         room = self._room_bytes() - num_frames * memory.frame_bytes
-        return min(FRAMES_PER_CALL, room // memory.frame_work_bytes) if num_frames else 1
+        return max(0, min(FRAMES_PER_CALL, room // memory.frame_work_bytes)) if num_frames else 1
 
     # --- from a window to groups ---------------------------------------------------------------------------
 

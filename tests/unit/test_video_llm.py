@@ -1,21 +1,21 @@
-"""Video language models, checked against transformers' own forward and generate on the same random weights."""
+"""Video language models, checked against transformers' own forward and generate on the same weights, loaded apart."""
 
 import dataclasses
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from actors.models import Ask, WindowView, video_llm
-from actors.models.decoding import generate, label_log_likelihoods, rewind, step
-from actors.models.prompting import FAMILIES, label_ids, prompt_ids, write_prompt
+from actors.models import Ask, Request, WindowView, video_llm
+from actors.models.decoding import Question
+from actors.models.prompting import label_ids, prompt_ids, write_prompt
+from actors.models.token_tree import TokenTree
 from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
-from pipeline.errors import AnswerError, ConfigError, ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.frames import Frames, FrameSize
 from pipeline.queries import Query
 from pipeline.tokens import take, whole_frames
@@ -56,6 +56,24 @@ def load(folders):
     return get
 
 
+@pytest.fixture(scope="module")
+def library(folders):
+    """Return a loader of transformers' own models: ours have another attention."""
+    kept = {}
+
+    def get(kind):
+        if kind not in kept:
+            auto = transformers.AutoModelForImageTextToText
+            kept[kind] = auto.from_pretrained(folders[kind], dtype="float32").eval()
+        return kept[kind]
+
+    return get
+
+
+def answer(llm, *asks, window=WINDOW):
+    return llm.answer([Request(window, asks)])[0]
+
+
 def ask(kind="ask", tokens=(0, 99, 0, 99, 99, 0), text="Is there a fire?", choices=(), query_id="q"):
     query = Query(query_id, text, kind, tuple(choices))
     relevance_N = np.array([0, 0.2, 0.9, 0.8, 0.1, 0], np.float32)
@@ -72,7 +90,7 @@ def library_inputs(llm, prompt, pixels=PIXELS):
     inputs = llm.parts.images(frames, return_tensors="pt", **family.options)
     inputs = {name: inputs[name] for name in family.inputs if name in inputs}
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if llm.axes == 3:
+    if family.axes == 3:
         inputs["mm_token_type_ids"] = (ids == llm.parts.config.image_token_id).int()
     return inputs
 
@@ -81,9 +99,27 @@ def prompt_of(llm, question, rows=(0, 1, 2)):
     return write_prompt(llm.parts, [float(PTS_S[EVIDENCE[row]]) for row in rows], question.query)
 
 
-def show(llm, prompt, plan_T):
-    clip = llm.compress_frames(llm.encode_frames(PIXELS), [0, 1, 2], tuple(enumerate(plan_T)))
-    return llm.show(prompt, clip)
+def show(llm, prompt, plan_T, room=400):
+    """Return a tree whose trunk shows the frames."""
+    clip = llm.reduce(llm.encode(PIXELS), [0, 1, 2], tuple(enumerate(plan_T)))
+    head = llm.assemble(prompt.head, clip)
+    tree = TokenTree(len(head.embeds_LD) + room, llm.language.device)
+    llm.language.show(tree, head.embeds_LD, head.positions_PL, head.next_position, head.extra)
+    return tree, clip
+
+
+def logits_behind(llm, tree, ids):
+    """Return what the head says behind a question, all words of it."""
+    seen = {}
+    read = llm.language.read
+    llm.language.read = lambda hidden_RD, pairs_M=(): (
+        seen.update(hidden=hidden_RD) or read(hidden_RD, pairs_M)
+    )
+    try:
+        llm.language.put(tree, [Question(tuple(ids))])
+    finally:
+        llm.language.read = read
+    return llm.language.head(seen["hidden"])[-1]
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
@@ -103,59 +139,80 @@ def test_describe_measures_what_a_frame_costs_without_weights(folders, kind, tmp
         video_llm.make(AnswerConfig(model=str(folder)), CompressConfig(), "cpu")
 
 
-@pytest.mark.parametrize(
-    ("kind", "library"),
-    [
-        ("internvl", "InternVLProcessor"),
-        ("smolvlm", "SmolVLMProcessor"),
-        ("qwen2_5_vl", "Qwen2_5_VLProcessor"),
-        ("qwen3_vl", "Qwen3VLProcessor"),
-        ("llava_onevision", "LlavaOnevisionProcessor"),
-    ],
-)
-def test_placeholders_are_those_of_the_library_processor(load, kind, library):
-    # the processor itself cannot be built without torchvision; the method that writes a frame needs no more than this
-    parts = load(kind).parts
-    processed = {
-        "num_patches": [1], "rows": [[0]], "cols": [[0]], "batch_num_images": [2],
-        "image_grid_thw": torch.tensor([[1, 2 * parts.grid[0], 2 * parts.grid[1]]]),
-    }  # fmt: skip
-    processor = SimpleNamespace(
-        image_token=parts.placeholder, start_image_token="<img>", end_image_token="</img>", image_seq_length=4,
-        image_seq_len=16, fake_image_token="<fake_token_around_image>", global_image_token="<global-img>",
-        image_processor=parts.images, num_image_tokens=16, vision_feature_select_strategy="full",
-    )  # fmt: skip
-    written = getattr(transformers, library).replace_image_token(processor, processed, 0)
-    family = FAMILIES[kind]
-    ours = family.before + parts.placeholder * (parts.tokens_per_frame + family.separators) + family.after
-    # Qwen's processors leave the markers around a frame to the chat template
-    assert ours == (f"<|vision_start|>{written}<|vision_end|>" if kind.startswith("qwen") else written)
+@pytest.mark.parametrize("kind", VIDEO_LLMS)
+def test_full_plans_give_the_library_logits_and_text(load, library, kind):
+    llm, model, question = load(kind, "none"), library(kind), ask()
+    per_frame = llm.parts.tokens_per_frame
+    prompt = prompt_of(llm, question)
+    tree, _ = show(llm, prompt, (per_frame,) * 3)
+    logits_V = logits_behind(llm, tree, prompt.tail)
+    inputs = library_inputs(llm, prompt)
+    with torch.inference_mode():
+        expected_V = model(**inputs).logits[0, -1]
+        done = model.generate(
+            **inputs, max_new_tokens=6, do_sample=False, output_scores=True, return_dict_in_generate=True
+        )
+        blind = library_inputs(llm, prompt, np.zeros_like(PIXELS))
+        assert (model(**blind).logits[0, -1] - expected_V).abs().max() > 0.1, "pixels must matter here"
+    assert (logits_V - expected_V).abs().max() < 1e-4
+    longer = done.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    expected = [token for token in longer if token not in llm.language.ends]
+    logs = [torch.log_softmax(one[0], -1).max() for one in done.scores[: len(expected)]]
+    (found,) = answer(llm, question)
+    assert found.answer == llm.parts.tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert found.confidence == pytest.approx(float(torch.stack(logs).mean().exp()), abs=1e-5)
+    assert (found.tokens_used, found.tokens_dense) == (3 * per_frame, 6 * per_frame)
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_full_plans_give_the_library_logits_and_text(load, kind):
-    llm, question = load(kind, "none"), ask()
-    per_frame = llm.parts.tokens_per_frame
-    prompt = prompt_of(llm, question)
-    shown = show(llm, prompt, (per_frame,) * 3)
-    logits_V = step(llm.model, shown.prefix, prompt.tail, llm.axes)
-    inputs = library_inputs(llm, prompt)
-    with torch.inference_mode():
-        expected_V = llm.model(**inputs).logits[0, -1]
-        longer = llm.model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
-        blind = library_inputs(llm, prompt, np.zeros_like(PIXELS))
-        assert (llm.model(**blind).logits[0, -1] - expected_V).abs().max() > 0.1, "pixels must matter here"
-    assert (logits_V - expected_V).abs().max() < 1e-4
-    expected = [token for token in longer[inputs["input_ids"].shape[1] :].tolist() if token not in llm.ends]
-    ids, confidence = generate(llm.model, shown.prefix, logits_V, llm.ends, 6, llm.axes)
-    assert ids == expected
-    answer = llm.answer(WINDOW, [question])[0]
-    assert answer.answer == llm.parts.tokenizer.decode(expected, skip_special_tokens=True).strip()
-    assert answer.confidence == pytest.approx(confidence, abs=1e-6)
-    assert (answer.tokens_used, answer.tokens_dense) == (3 * per_frame, 6 * per_frame)
+def test_a_batch_of_unequal_length_is_what_the_library_computes_one_by_one(load, library, kind):
+    """Windows, plans and questions of different lengths side by side, flags and choices among the free text."""
+    llm, model = load(kind, "none"), library(kind)
+    late = WindowView(100.0, 112.0, PTS_S + 100, EVIDENCE, WINDOW.evidence)
+    asks = [ask(text=text) for text in ("What?", "What colour is the car? red or green or black?")]
+    asks += [
+        ask("flag"),
+        ask("choose", choices=("red", "dark green")),
+        ask(tokens=(0, 0, 0, 99, 0, 0), text="Who?"),
+    ]
+    together = llm.answer([Request(WINDOW, asks), Request(late, asks[::-1])])
+    for window, mine, found in ((WINDOW, asks, together[0]), (late, asks[::-1], together[1])):
+        for question, given in zip(mine, found, strict=True):
+            rows = [row for row, frame in enumerate(EVIDENCE) if question.plan.tokens_N[frame]]
+            times_s = [float(window.pts_s_N[EVIDENCE[row]]) for row in rows]
+            prompt = write_prompt(llm.parts, times_s, question.query)
+            if len(rows) == 1 and llm.parts.family.nested:
+                continue  # the library would cut a lone image into tiles
+            inputs = library_inputs(llm, prompt, PIXELS[rows])
+            if question.query.kind == "ask":
+                with torch.inference_mode():
+                    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
+                expected = llm.parts.tokenizer.decode(
+                    ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True
+                )
+                assert given.answer == expected.strip()
+            else:
+                words = question.query.choices or ("Yes", "No")
+                chances = torch.softmax(library_label_logs(llm, model, prompt, words, PIXELS[rows]), 0)
+                assert given.answer.lower() == words[int(chances.argmax())].lower()
+                assert given.confidence == pytest.approx(float(chances.max()), abs=1e-4)
 
 
-def library_compressed_logits(llm, prompt, kept):
+def library_label_logs(llm, model, prompt, words, pixels=PIXELS):
+    """Return the mean log-probability per token of each label, from whole prompts."""
+    found = []
+    for word in words:
+        label = label_ids(llm.parts.tokenizer, prompt.text, word)
+        inputs = library_inputs(llm, dataclasses.replace(prompt, tail=prompt.tail + tuple(label)), pixels)
+        with torch.inference_mode():
+            log_LV = torch.log_softmax(model(**inputs).logits[0], -1)
+        found.append(
+            torch.stack([log_LV[-len(label) - 1 + at, token] for at, token in enumerate(label)]).mean()
+        )
+    return torch.stack(found)
+
+
+def library_compressed_logits(llm, model, prompt, kept):
     """Return the last logits of the library's own decoder on a prompt without the dropped placeholders."""
     ids_L = torch.tensor(prompt.head + prompt.tail)
     visual = (ids_L == llm.parts.config.image_token_id).nonzero()[:, 0]
@@ -163,34 +220,36 @@ def library_compressed_logits(llm, prompt, kept):
     keep[visual] = False
     keep[visual[kept.source_N]] = True
     short = ids_L[keep][None]
-    embeds = llm.model.get_input_embeddings()(short)
+    embeds = model.get_input_embeddings()(short)
     mask = short == llm.parts.config.image_token_id
     embeds[mask] = kept.values_ND
     extra = {}
-    if llm.axes == 3:
+    if llm.parts.family.axes == 3:
         inputs = library_inputs(llm, prompt)
         names = ("input_ids", "mm_token_type_ids", "image_grid_thw")
-        positions, _ = llm.model.model.get_rope_index(**{name: inputs[name] for name in names})
+        positions, _ = model.model.get_rope_index(**{name: inputs[name] for name in names})
         extra["position_ids"] = positions[:, :, keep]
-    if layers := llm.encode_frames(PIXELS).layers_NKD:
+    if layers := llm.encode(PIXELS).layers_NKD:
         extra["visual_pos_masks"] = mask
         extra["deepstack_visual_embeds"] = [layer.flatten(0, 1)[kept.source_N] for layer in layers]
     with torch.inference_mode():
-        hidden = llm.model.model.language_model(inputs_embeds=embeds, **extra).last_hidden_state
-        return llm.model.lm_head(hidden)[0, -1]
+        hidden = model.model.language_model(inputs_embeds=embeds, **extra).last_hidden_state
+        return model.lm_head(hidden)[0, -1]
 
 
 @pytest.mark.parametrize("kind", ["internvl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("compressor", sorted(set(TOKEN_COMPRESSORS) - {"none"}))
-def test_compressed_prompts_are_what_the_library_computes_without_the_dropped_tokens(load, kind, compressor):
+def test_compressed_prompts_are_what_the_library_computes_without_the_dropped_tokens(
+    load, library, kind, compressor
+):
     llm, question = load(kind, compressor), ask()
     prompt, plan_T = prompt_of(llm, question), (llm.parts.tokens_per_frame, 2, 1)
-    shown = show(llm, prompt, plan_T)
-    clip = whole_frames(llm.encode_frames(PIXELS).values_NKD, llm.parts.grid)
-    kept = llm.compress(clip, plan_T, prune_ratio=llm.prune_ratio)
-    assert sum(shown.clip.tokens_T) == len(kept.source_N) < 3 * llm.parts.tokens_per_frame
-    logits_V = step(llm.model, shown.prefix, prompt.tail, llm.axes)
-    assert (logits_V - library_compressed_logits(llm, prompt, kept)).abs().max() < 1e-4
+    tree, clip = show(llm, prompt, plan_T)
+    whole = whole_frames(llm.encode(PIXELS).values_NKD, llm.parts.grid)
+    kept = llm.compress(whole, plan_T, prune_ratio=llm.prune_ratio)
+    assert sum(clip.tokens_T) == len(kept.source_N) < 3 * llm.parts.tokens_per_frame
+    logits_V = logits_behind(llm, tree, prompt.tail)
+    assert (logits_V - library_compressed_logits(llm, library(kind), prompt, kept)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
@@ -203,20 +262,20 @@ def test_answers_keep_to_their_plan_and_do_not_depend_on_each_other(load, kind):
         ask("ask", (9, 0, 0, 2, 0, 9)),
         ask("flag", (0, 99, 0, 99, 99, 0)),
     ]
-    together = llm.answer(WINDOW, asks)
-    for question, answer in zip(asks, together, strict=True):
-        assert not answer.error
-        assert 0 <= answer.confidence <= 1
+    together = answer(llm, *asks)
+    for question, found in zip(asks, together, strict=True):
+        assert not found.error
+        assert 0 <= found.confidence <= 1
         planned = {
             PTS_S[i]: min(n, COSTS[kind]) for i, n in enumerate(question.plan.tokens_N) if i in EVIDENCE
         }
-        assert 0 < answer.tokens_used == sum(tokens for _, _, tokens in answer.evidence)
-        assert all(0 < tokens <= planned[pts_s] for pts_s, _, tokens in answer.evidence)
-        assert answer.tokens_dense == 6 * COSTS[kind]
-        alone = llm.answer(WINDOW, [question])[0]
-        assert alone.answer == answer.answer
-        assert alone.confidence == pytest.approx(answer.confidence, abs=1e-5)
-        assert alone.evidence == answer.evidence
+        assert 0 < found.tokens_used == sum(tokens for _, _, tokens in found.evidence)
+        assert all(0 < tokens <= planned[pts_s] for pts_s, _, tokens in found.evidence)
+        assert found.tokens_dense == 6 * COSTS[kind]
+        (alone,) = answer(llm, question)
+        assert alone.answer == found.answer
+        assert alone.confidence == pytest.approx(found.confidence, abs=1e-5)
+        assert alone.evidence == found.evidence
     assert together[1].answer in choices
     for flag in (together[0], together[3]):
         assert flag.answer in ("yes", "no")
@@ -224,22 +283,38 @@ def test_answers_keep_to_their_plan_and_do_not_depend_on_each_other(load, kind):
         assert list(flag.spans) == ([(4.0, 8.0, pytest.approx(0.9))] if flag.answer == "yes" else [])
 
 
-def test_labels_are_scored_as_the_library_scores_whole_prompts(load):
-    llm, question = load("internvl"), ask("choose", choices=("red", "dark green"))
+def test_labels_are_scored_as_the_library_scores_whole_prompts(load, library):
+    llm, question = load("internvl"), ask("choose", choices=("red", "dark green", "Yes"))
     prompt = prompt_of(llm, question)
-    shown = show(llm, prompt, (4, 4, 4))
-    logits_V = step(llm.model, shown.prefix, prompt.tail, llm.axes)
-    tokens = [label_ids(llm.parts.tokenizer, prompt.text, label) for label in question.query.choices]
-    assert sorted(len(label) for label in tokens)[0] >= 1 < max(len(label) for label in tokens)
-    found = label_log_likelihoods(llm.model, shown.prefix, logits_V, tokens, llm.axes)
-    for label, value in zip(tokens, found, strict=True):
-        inputs = library_inputs(llm, dataclasses.replace(prompt, tail=prompt.tail + tuple(label)))
-        with torch.inference_mode():
-            log_LV = torch.log_softmax(llm.model(**inputs).logits[0], -1)
-        each = [log_LV[-len(label) - 1 + at, token] for at, token in enumerate(label)]
-        assert float(value) == pytest.approx(float(torch.stack(each).mean()), abs=1e-4)
-    rewind(shown.prefix)
-    assert shown.prefix.cache.get_seq_length() == shown.prefix.num_tokens
+    put = llm.question(prompt, question.query)
+    assert sorted({len(label) for label in put.labels})[0] < max(len(label) for label in put.labels)
+    tree, _ = show(llm, prompt, (4, 4, 4))
+    [heard] = llm.language.put(tree, [put])
+    expected = library_label_logs(llm, library("internvl"), prompt, question.query.choices)
+    assert (heard.label_logs - expected).abs().max() < 1e-4
+
+
+def test_a_prior_is_what_the_labels_would_be_without_a_video(load):
+    seeing, fair = load("internvl"), load("internvl", remove_prior=True)
+    question = ask("choose", choices=("red", "dark green", "Yes"))
+    blind = seeing.question(write_prompt(seeing.parts, (), question.query), question.query)
+    [prior] = seeing.language.put(TokenTree(200, seeing.language.device), [blind])
+    tree, _ = show(seeing, prompt_of(seeing, question), (4, 4, 4))
+    [heard] = seeing.language.put(tree, [seeing.question(prompt_of(seeing, question), question.query)])
+    expected = torch.softmax(heard.label_logs - prior.label_logs, 0)
+    assert (expected - torch.softmax(heard.label_logs, 0)).abs().max() > 0.01
+    for _ in range(2):
+        (found,) = answer(fair, question)
+        assert found.answer == question.query.choices[int(expected.argmax())]
+        assert found.confidence == pytest.approx(float(expected.max()), abs=1e-5)
+
+
+def test_free_text_ends_at_a_stop_string(load):
+    (whole,) = answer(load("internvl"), ask())
+    cut = whole.answer[3]
+    (stopped,) = answer(load("internvl", stop=(cut, "never")), ask())
+    assert stopped.answer == whole.answer[: whole.answer.index(cut)].strip()
+    assert stopped.cost.decode_steps < whole.cost.decode_steps
 
 
 def test_frames_stand_behind_their_times_and_special_tokens_are_not_doubled(load):
@@ -258,16 +333,16 @@ def test_frames_stand_behind_their_times_and_special_tokens_are_not_doubled(load
 
 def test_a_lone_frame_is_not_cut_into_tiles(load):
     for kind in VIDEO_LLMS:
-        answer = load(kind).answer(WINDOW, [ask("flag", (0, 99, 0, 0, 0, 0))])[0]
-        assert not answer.error
-        assert answer.tokens_used == COSTS[kind]
+        (found,) = answer(load(kind), ask("flag", (0, 99, 0, 0, 0, 0)))
+        assert not found.error
+        assert found.tokens_used == COSTS[kind]
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
 def test_a_frame_that_keeps_no_token_is_not_mentioned(load, kind):
     # no compression shows a frame whole or not at all: two tokens of the second frame are not enough
-    mixed, without = load(kind, "none").answer(
-        WINDOW, [ask("flag", (0, 99, 0, 2, 99, 0)), ask("flag", (0, 99, 0, 0, 99, 0))]
+    mixed, without = answer(
+        load(kind, "none"), ask("flag", (0, 99, 0, 2, 99, 0)), ask("flag", (0, 99, 0, 0, 99, 0))
     )
     assert [pts_s for pts_s, _, _ in mixed.evidence] == [2.0, 8.0]
     assert mixed.confidence == pytest.approx(without.confidence, abs=1e-5)
@@ -289,47 +364,36 @@ def test_one_bad_question_leaves_the_others_alone(load):
         ask(text="fire " * 1500),
         good,
     ]
-    answers = llm.answer(WINDOW, asks)
-    alone = llm.answer(WINDOW, [good])[0]
+    answers = answer(llm, *asks)
+    (alone,) = answer(llm, good)
     assert (answers[0].answer, answers[5].answer) == (alone.answer, alone.answer)
     reasons = ["", "find is answered from relevance", "shows none of the 3 evidence frames"]
     reasons += ["take the model's own marker '<IMG_CONTEXT>' out", "context of 1024; lower", ""]
-    for reason, answer in zip(reasons, answers, strict=True):
-        assert reason in answer.error
-        assert bool(answer.error) == bool(reason)
-    none = load("internvl", "none").answer(WINDOW, [ask("flag", (0, 2, 0, 2, 2, 0))])[0]
+    for reason, found in zip(reasons, answers, strict=True):
+        assert reason in found.error
+        assert bool(found.error) == bool(reason)
+    (none,) = answer(load("internvl", "none"), ask("flag", (0, 2, 0, 2, 2, 0)))
     assert "compression left none of the 12 visual tokens of 3 frames, planned 6" in none.error
 
 
-def test_silence_broken_logits_and_lack_of_memory_become_errors(load, monkeypatch):
+def test_silence_and_broken_logits_become_errors(load, monkeypatch):
     llm = load("qwen2_5_vl", max_new_tokens=4)
     with monkeypatch.context() as patch:
-        patch.setattr(llm, "ends", frozenset(range(10_000)))
-        assert "returned no text" in llm.answer(WINDOW, [ask()])[0].error
-
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
+        patch.setattr(llm.language, "ends", frozenset(range(10_000)))
+        assert "returned no text" in answer(llm, ask())[0].error
     with monkeypatch.context() as patch:
-        patch.setattr(llm, "show", full)
-        assert "out of memory on 297 visual tokens; lower" in llm.answer(WINDOW, [ask()])[0].error
-    with monkeypatch.context() as patch:
-        patch.setattr(llm.model, "get_image_features", full)
-        with pytest.raises(AnswerError, match="3 frames of 84x84 px do not fit"):
-            llm.answer(WINDOW, [ask()])
-    with monkeypatch.context() as patch:
-        patch.setattr(llm.model.lm_head, "forward", lambda hidden: hidden * np.nan)
-        answers = llm.answer(WINDOW, [ask(), ask("flag")])
-        assert all("not finite numbers" in answer.error for answer in answers)
-    assert not llm.answer(WINDOW, [ask("flag")])[0].error
+        head = llm.language.head.forward
+        patch.setattr(llm.language.head, "forward", lambda hidden: head(hidden) * np.nan)
+        assert all("not finite numbers" in found.error for found in answer(llm, ask(), ask("flag")))
+    assert not answer(llm, ask("flag"))[0].error
 
 
 def test_another_number_of_tokens_than_described_stops_the_run(load):
     llm = load("internvl")
     parts = dataclasses.replace(llm.parts, grid=(3, 3))
-    broken = video_llm.VideoLlm(parts, llm.model, llm.compress, 0.7, 4)
+    broken = video_llm.VideoLlm(parts, llm.model, llm.compress, 0.7, llm.config)
     with pytest.raises(ModelError, match="gave 12 visual tokens, expected 27"):
-        broken.answer(WINDOW, [ask()])
+        answer(broken, ask())
 
 
 def one_too_many(tokens, plan_T, *, prune_ratio):
@@ -345,12 +409,12 @@ def test_a_compressor_that_keeps_more_than_planned_stops_the_run(load):
     question = ask("flag", (0, 3, 0, 2, 1, 0))
     message = f"{__name__}:one_too_many kept 3 visual tokens of evidence frame 1, planned 2; it must keep to its plan"
     with pytest.raises(ConfigError, match=message):
-        greedy.answer(WINDOW, [question])
-    assert not greedy.answer(WINDOW, [ask("flag", (0, 3, 0, 0, 0, 0))])[0].error
+        answer(greedy, question)
+    assert not answer(greedy, ask("flag", (0, 3, 0, 0, 0, 0)))[0].error
 
 
 def test_bfloat16_answers_stay_near_float32(load):
-    narrow = load("qwen3_vl", dtype="bfloat16").answer(WINDOW, [ask("flag")])[0]
-    wide = load("qwen3_vl").answer(WINDOW, [ask("flag")])[0]
+    (narrow,) = answer(load("qwen3_vl", dtype="bfloat16"), ask("flag"))
+    (wide,) = answer(load("qwen3_vl"), ask("flag"))
     assert narrow.answer == wide.answer
     assert narrow.confidence == pytest.approx(wide.confidence, abs=0.1)
