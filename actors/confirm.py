@@ -50,23 +50,24 @@ def confirm(found: Answer, asked: Sequence[tuple[Span, Answer]]) -> Answer:
     if errors:
         error = f"a span could not be confirmed: {errors[0]}"
         return Answer("", 0.0, tokens_dense=tokens_dense, cost=spent.cost, error=error)
-    odds = [
-        (span, answer.confidence if answer.answer == "yes" else 1 - answer.confidence)
-        for span, answer in asked
-    ]
-    kept = [(*span[:2], chance) for span, chance in odds if chance >= MIN_PROBABILITY]
-    kept += [span for span in found.spans if span not in {span for span, _ in asked}]
-    kept.sort(key=lambda span: -span[2])
-    confidence = kept[0][2] if kept else 1 - max(chance for _, chance in odds)
+    checked = [(span[0], span[1], _chance(answer)) for span, answer in asked]
+    unchecked = [span for span in found.spans if span not in {span for span, _ in asked}]
+    scored = sorted([*checked, *unchecked], key=lambda span: -span[2])
+    kept = [span for span in scored if span[2] >= MIN_PROBABILITY or span in unchecked]
     frames = sorted({frame for _, answer in asked for frame in answer.evidence})
     return replace(
         spent,
         answer="found" if kept else "not found",
-        confidence=confidence,
+        confidence=scored[0][2],
         spans=tuple(kept),
         evidence=tuple(frames),
         tokens_used=sum(answer.tokens_used for _, answer in asked),
     )
+
+
+def _chance(answer: Answer) -> float:
+    """Return the probability of yes."""
+    return answer.confidence if answer.answer == "yes" else 1 - answer.confidence
 
 
 def _sum(costs: Sequence[Cost]) -> Cost:

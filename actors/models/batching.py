@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from actors.device import halve_on_out_of_memory, is_out_of_memory
 from actors.models import Answer, Ask, Cost, Request, WindowView
 from actors.models.decoding import Heard, Question, Said, Speech
-from actors.models.prompting import labels, write_prompt
+from actors.models.prompting import labels, prior_key, write_prompt
 from actors.models.token_tree import TokenTree
 from pipeline.errors import AnswerError
 from pipeline.spans import find_spans
@@ -87,10 +87,12 @@ class Batch:
         self.answers: dict[Place, Answer] = {}
         self.costs: dict[Place, Cost] = {}
         self.clips: dict[Place, Clip] = {}
+        self.priors: dict[tuple[str, ...], int] = {}
+        """Prompt tokens that priors took and nobody has paid for yet."""
 
     def run(self) -> list[list[Answer]]:
         """Return the answers of each request, in order."""
-        self.llm.learn_priors([ask.query for request in self.requests for ask in request.asks])
+        self.priors = self.llm.learn_priors([ask.query for request in self.requests for ask in request.asks])
         while self.waiting or self.planned or self.groups or self.speech.keys:
             if self.groups and (puts := self._that_fit(self.groups[0])):
                 self._open(self.groups.popleft(), puts)
@@ -167,7 +169,8 @@ class Batch:
             if features is None or not shown:
                 self._refuse([(number, index)], _why_not(request.window, ask))
                 continue
-            self.costs[number, index] = Cost(vision_frames=len(set(shown) - seen))
+            prior_tokens = self.priors.pop(prior_key(ask.query), 0)
+            self.costs[number, index] = Cost(len(set(shown) - seen), prefill_tokens=prior_tokens)
             seen |= set(shown)
             plan = tuple((row, ask.plan.tokens_N[request.window.evidence_index[row]]) for row in shown)
             plans.setdefault(plan, []).append((number, index))

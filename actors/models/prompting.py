@@ -117,6 +117,11 @@ def labels(query: Query) -> tuple[str, ...]:
     return query.choices if query.kind == "choose" else ("Yes", "No")
 
 
+def prior_key(query: Query) -> tuple[str, ...]:
+    """Return what the likelihoods of a query's labels depend on where no video is shown."""
+    return (query.text, *labels(query))
+
+
 def question(query: Query) -> str:
     """Return what stands behind the frames."""
     if query.kind == "flag":

@@ -27,6 +27,7 @@ from actors.models.prompting import (
     label_ids,
     labels,
     pad_lone_frame,
+    prior_key,
     process_frames,
     read_parts,
     write_prompt,
@@ -134,20 +135,27 @@ class VideoLlm:
         """
         return Batch(self, requests).run()
 
-    def learn_priors(self, queries: Sequence[Query]) -> None:
-        """Ask what has not been asked before without a video, if priors are to be removed; see `priors`."""
-        if not self.config.remove_prior:
-            return
-        new = {_prior_key(query): query for query in queries if query.kind in LABELLED}
-        for key in new.keys() - self.priors.keys():
-            question = self.question(write_prompt(self.parts, (), new[key]), new[key])
+    def learn_priors(self, queries: Sequence[Query]) -> dict[tuple[str, ...], int]:
+        """Ask without a video what has not been asked so before, if priors are to be removed; see `priors`.
+
+        Returns:
+            What it took in prompt tokens, by `prior_key`.
+        """
+        spent: dict[tuple[str, ...], int] = {}
+        for query in queries if self.config.remove_prior else ():
+            key = prior_key(query)
+            if query.kind not in LABELLED or key in self.priors:
+                continue
+            question = self.question(write_prompt(self.parts, (), query), query)
             tree = TokenTree(question.num_tokens, self.language.device)
             [heard] = self.language.put(tree, [question])
             self.priors[key] = heard.label_logs
+            spent[key] = question.num_tokens
+        return spent
 
     def chances(self, query: Query, label_logs: torch.Tensor) -> torch.Tensor:
         """Return each label's share of the likelihood of all, without what it is without a video if so configured."""
-        return torch.softmax(label_logs - self.priors.get(_prior_key(query), 0.0), 0)
+        return torch.softmax(label_logs - self.priors.get(prior_key(query), 0.0), 0)
 
     def question(self, prompt: Prompt, query: Query) -> Question:
         """Return what stands behind the frames in tokens, with the labels of a query that has some."""
@@ -279,10 +287,6 @@ class VideoLlm:
         )
         extra = family.deepstack_inputs(visual_L[keep_L], list(clip.layers_CD))
         return Head(embeds_LD[keep_L], positions_PL, next_position, extra)
-
-
-def _prior_key(query: Query) -> tuple[str, ...]:
-    return (query.text, *labels(query))
 
 
 def _path_of(compress: CompressFn) -> str:

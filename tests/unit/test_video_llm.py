@@ -303,8 +303,10 @@ def test_a_prior_is_what_the_labels_would_be_without_a_video(load):
     [heard] = seeing.language.put(tree, [seeing.question(prompt_of(seeing, question), question.query)])
     expected = torch.softmax(heard.label_logs - prior.label_logs, 0)
     assert (expected - torch.softmax(heard.label_logs, 0)).abs().max() > 0.01
-    for _ in range(2):
+    for paid in (blind.num_tokens, 0):
         (found,) = answer(fair, question)
+        (without,) = answer(seeing, question)
+        assert found.cost.prefill_tokens == without.cost.prefill_tokens + paid
         assert found.answer == question.query.choices[int(expected.argmax())]
         assert found.confidence == pytest.approx(float(expected.max()), abs=1e-5)
 
