@@ -6,6 +6,7 @@ are not used (see loading.py), so the families' strings are here. Shape letters:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.frames import FrameSize
 from pipeline.queries import Query
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Preprocessing:
     """What the driver reads too: everything of a model but its weights."""
 
@@ -37,6 +38,14 @@ class Preprocessing:
     def tokens_per_frame(self) -> int:
         """Visual tokens of one frame at full resolution."""
         return self.grid[0] * self.grid[1]
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """The texts that the tokenizer reads as its special tokens, wherever they stand."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return tuple(
+            {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+        )
 
     @property
     def placeholder(self) -> str:
@@ -173,17 +182,22 @@ def write_prompt(parts: Preprocessing, times_s: Sequence[float], query: Query) -
     """Return the prompt that shows frames and asks a question, with every placeholder of every frame.
 
     Raises:
-        AnswerError: the question holds the model's own image marker.
+        AnswerError: the question holds one of the model's own marks, with which it could end the user's turn or begin
+            the answer.
     """
+    asked = question(query)
+    if mark := next((mark for mark in parts.marks if mark in asked), None):
+        msg = f"the question holds {mark!r}, a mark with which this model's prompts are built; take it out"
+        raise AnswerError(msg)
     per_frame = parts.tokens_per_frame + parts.family.separators
-    text = prompt_text(parts.family, parts.placeholder, times_s, per_frame, question(query))
+    text = prompt_text(parts.family, parts.placeholder, times_s, per_frame, asked)
     text = render(parts.tokenizer, parts.template, text)
     ids = prompt_ids(parts.tokenizer, text)
     visual = [at for at, token in enumerate(ids) if token == parts.config.image_token_id]
     if len(visual) != len(times_s) * per_frame:
         msg = (
             f"the prompt holds {len(visual)} image placeholders, expected {len(times_s) * per_frame} for"
-            f" {len(times_s)} frames; take the model's own marker {parts.placeholder!r} out of the question"
+            f" {len(times_s)} frames; the chat template of {parts.files.name!r} does not keep the text as it is"
         )
         raise AnswerError(msg)
     cut = visual[-1] + 1 if visual else 0

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from actors.device import halve_on_out_of_memory
-from actors.models import Answer, Answerer, AnswererFacts, Device, Request
+from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
 from actors.models.decoding import Language, Question
 from actors.models.loading import load_model
@@ -33,9 +33,11 @@ from actors.models.prompting import (
     write_prompt,
 )
 from actors.models.token_tree import TokenTree, use_trees
+from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, ConfigError, ModelError
+from pipeline.frames import Frames
 from pipeline.plugins import find
 from pipeline.queries import Query
 from pipeline.tokens import CompressFn, whole_frames
@@ -103,7 +105,10 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     compressor: CompressFn = find(TOKEN_COMPRESSORS, compress.compressor, "TOKEN_COMPRESSORS")
     parts = read_parts(config, weights=True)
     model = load_model("AutoModelForImageTextToText", parts.files, config.dtype, device)
-    return VideoLlm(parts, model, compressor, compress.prune_ratio, config)
+    llm = VideoLlm(parts, model, compressor, compress.prune_ratio, config)
+    if device == "cuda" or config.compile:
+        llm.warm_up()
+    return llm
 
 
 class VideoLlm:
@@ -134,6 +139,16 @@ class VideoLlm:
             ConfigError: see `reduce`.
         """
         return Batch(self, requests).run()
+
+    def warm_up(self) -> None:
+        """Answer a question about a black frame, so that kernels are chosen and compiled before the first window."""
+        size, tokens = self.parts.frame_size, self.parts.tokens_per_frame
+        black = Frames(np.zeros((1, size.height_px, size.width_px, 3), np.uint8), np.zeros(1))
+        window = WindowView(0.0, 1.0, np.zeros(1), [0], black)
+        nothing_N = np.zeros(1, np.float32)
+        plan = Plan("global", (tokens,), "")
+        query = Query("warm-up", "Is it dark?", "flag")
+        self.answer([Request(window, [Ask(query, plan, nothing_N, nothing_N[:, None], 0.5)])])
 
     def learn_priors(self, queries: Sequence[Query]) -> dict[tuple[str, ...], int]:
         """Ask without a video what has not been asked so before, if priors are to be removed; see `priors`.
