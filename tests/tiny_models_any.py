@@ -1,9 +1,9 @@
 """Small random models of classes that are no known family, saved with their own processors; see tiny_models.py.
 
-llava: its chat template gathers the images in front of the text. gemma3: its template begins with the start token,
-its prompts mark an image by another token than they hold for it, and its images attend in both directions.
-llava_next: no template; a wide frame costs other than a square one. paligemma: its processor refuses prompts without
-images, and its prompts attend in both directions.
+llava: its chat template gathers the images in front of the text. gemma3: template and tokenizer both put the start
+token in front, its prompts mark an image by another token than they hold for it, and its images attend in both
+directions. llava_next: no template; a wide frame costs other than a square one. paligemma: its processor refuses
+prompts without images, and its prompts attend in both directions.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers as T
+from tokenizers import processors
 
 from tests.tiny_models import HIDDEN, VISION, _language, tokenizer
 
@@ -94,6 +95,9 @@ def _llava_next() -> Parts:
 
 def _gemma3() -> Parts:
     words = _words(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", words.bos_token_id)]
+    )
     config = T.Gemma3Config(
         vision_config=SIGLIP_TOWER,
         text_config={**_language(words), "sliding_window": 32, "query_pre_attn_scalar": 16},
