@@ -93,6 +93,8 @@ class AnyLlm:
         self.parts = parts
         self.model = model
         self.tokenizer = parts.processor.tokenizer
+        added = self.tokenizer.added_tokens_decoder.values()
+        self.marks = {parts.marker, *(token.content for token in added if token.special)}
         self.stop = config.stop
         self.remove_prior = config.remove_prior
         self.max_new_tokens = config.max_new_tokens
@@ -171,12 +173,14 @@ class AnyLlm:
         """Return a question about some frames, or about none, on the model's device.
 
         Raises:
-            AnswerError: the question holds the image marker, or a frame costs more than it should.
+            AnswerError: the question holds a mark of the prompt, or a frame costs other than it should.
             ValueError: the processor refuses the prompt.
         """
         asked = question(query)
-        if self.parts.marker in asked:
-            msg = f"the question holds the model's own image marker; take {self.parts.marker!r} out of it"
+        if mark := next((mark for mark in self.marks if mark in asked), None):
+            msg = (
+                f"the question holds {mark!r}, a mark with which this model's prompts are built; take it out"
+            )
             raise AnswerError(msg)
         inputs = process(self.parts.processor, self.parts.write(times_s, asked), frames)
         found = int((inputs["input_ids"] == self.parts.config.image_token_id).sum())
@@ -184,7 +188,7 @@ class AnyLlm:
         if found != expected:
             msg = (
                 f"the prompt holds {found} image tokens, expected {expected} for {len(frames)} frames as measured on"
-                " blank ones; take the model's own special tokens out of the question, or try another answer.frame_px"
+                " blank ones; try another answer.frame_px"
             )
             raise AnswerError(msg)
         return Prompt({name: self._on_device(value) for name, value in inputs.items()}, len(frames))

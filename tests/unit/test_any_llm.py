@@ -219,15 +219,18 @@ def test_one_bad_question_leaves_the_others_alone(load):
     reasons = [
         "",
         "find is answered from relevance",
-        "take '<image>' out of it",
+        "holds '<image>', a mark",
         "context of 1024; lower",
         "",
     ]
     for reason, found in zip(reasons, answers, strict=True):
         assert reason in found.error
         assert bool(found.error) == bool(reason)
-    [other_mark] = answer(load("gemma3"), ask(text="What is <image_soft_token>?"))
-    assert "refused the prompt" in other_mark.error or "special tokens out of" in other_mark.error
+    [inner] = answer(load("gemma3"), ask(text="What is <image_soft_token>?"))
+    assert (
+        "holds '<image_soft_token>', a mark with which this model's prompts are built; take it out"
+        in inner.error
+    )
 
 
 def test_silence_broken_logits_and_lack_of_memory_become_errors(load, monkeypatch):
