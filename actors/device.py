@@ -1,4 +1,4 @@
-"""What a process must know of its device: which one, which number format, and how it fails.
+"""What a process must know of its device: which one, which number format, how much of it, and how it fails.
 
 Three ways to fail, three answers: out of memory is retried once with half the batch, weights that do not load
 end the run, and a poisoned CUDA context ends the process.
@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -52,6 +53,41 @@ def _computes_bfloat16(device: Device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
+def to_device(tensor: torch.Tensor, device: Device) -> torch.Tensor:
+    """Return the tensor on the device.
+
+    To a GPU it goes through page-locked memory, and the copy runs while the CPU goes on. It is ordered before
+    whatever the current stream is given next, and torch keeps the page-locked memory until it is done.
+    """
+    if device == "cpu" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def limit_gpu_memory(fraction: float, device: Device) -> None:
+    """Keep torch, in this process, within its share of the GPU's memory, so that it does not starve its neighbours.
+
+    Beyond it torch raises its usual out-of-memory error. The CUDA context itself, some hundred megabytes per
+    process, is not torch's and comes on top.
+
+    Args:
+        fraction: of one GPU, as reserved; 1 and more = nothing to share.
+        device: `cpu` has no limit.
+    """
+    if device == "cuda" and 0 < fraction < 1:
+        torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+@dataclass(slots=True)
+class OutOfMemory:
+    """How often memory ran out in `halve_on_out_of_memory`."""
+
+    halved: int = 0
+    """Batches run again in two halves."""
+    refused: int = 0
+    """Of these, batches of which a half did not fit either."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on the GPU or (torch's CPU allocator has no type of its own) on the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
@@ -60,7 +96,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halve_on_out_of_memory(
-    run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], what: str
+    run: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    what: str,
+    count: OutOfMemory | None = None,
 ) -> list[Result]:
     """Return `run(items)`; when memory runs out, the results of its two halves instead.
 
@@ -70,16 +109,19 @@ def halve_on_out_of_memory(
         run: returns one result per item; a result must not depend on its neighbours.
         items: the batch.
         what: names the batch in the error, e.g. "24 frames of 448 px".
+        count: counts on, when given.
 
     Raises:
         AnswerError: half the batch does not fit either.
     """
+    count = OutOfMemory() if count is None else count
     try:
         return run(items)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         logger.warning("out of memory on %s; trying again in two halves", what)
+    count.halved += 1
     # out of the except block: its traceback would keep the failed batch alive
     _empty_cache()
     middle = (len(items) + 1) // 2
@@ -89,6 +131,7 @@ def halve_on_out_of_memory(
         if not is_out_of_memory(error):
             raise
         _empty_cache()
+        count.refused += 1
         msg = (
             f"{what} do not fit in memory, not even in two halves ({_first_line(error)});"
             " lower answer.frame_px or window.length_s, or reserve a larger device"

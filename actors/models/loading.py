@@ -17,6 +17,13 @@ import torch
 
 from actors.device import load_error, pick_dtype
 from actors.models import Device
+from actors.models.tuning import (
+    check_compiler,
+    compile_vision,
+    language_quantization,
+    pick_attention,
+    set_attention,
+)
 from pipeline.errors import ModelError
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -187,6 +194,11 @@ def read_preprocessing(files: ModelFiles) -> tuple[Any, Any, str]:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise load_error(files.name, "reading its tokenizer", error) from error
+    vocabularies = sorted(set(tokenizer.vocab_files_names.values()))
+    if not any((files.folder / name).exists() for name in vocabularies):
+        # transformers makes an empty one up
+        msg = f"model {files.name!r}: found no tokenizer, expected one of {', '.join(vocabularies)} in its files"
+        raise ModelError(msg)
     try:
         images = AutoImageProcessor.from_pretrained(files.folder, trust_remote_code=False, backend="pil")
         settings, _ = ProcessorMixin.get_processor_dict(files.folder)
@@ -196,38 +208,91 @@ def read_preprocessing(files: ModelFiles) -> tuple[Any, Any, str]:
     return tokenizer, images, template.get("default", "") if isinstance(template, dict) else template
 
 
-def load_model(auto: str, files: ModelFiles, dtype: str, device: Device) -> Any:
+def load_model(
+    auto: str,
+    files: ModelFiles,
+    dtype: str,
+    device: Device,
+    *,
+    attention: str = "auto",
+    quantize: str = "none",
+    compile: bool = False,  # noqa: A002  the name of the setting
+) -> Any:
     """Return the model with its weights, in evaluation mode, on the device.
+
+    On a CPU, weights that are wanted in the number format of the files stay mapped to them, so that all processes of
+    a node share one copy; docs/models.md has what was measured.
 
     Args:
         auto: name of transformers' Auto class that builds it.
         files: fetched with its weights.
         dtype: number format, `pick_dtype` knows the names.
         device: where the weights go.
+        attention: of the vision tower: `auto`, or a name transformers has.
+        quantize: `int8` or `int4` weights of the language model; the vision tower, the projector and the output
+            layer stay in `dtype`. `none` = all in `dtype`.
+        compile: compile the vision tower when it first runs.
 
     Raises:
-        ModelError: weights are missing, do not fit the configuration, or the class does not build this model.
+        ModelError: the class does not build this model, its weights are missing or do not fit the configuration,
+            or a setting cannot be had here.
     """
     mend_torchvision()
     import transformers
     from safetensors import SafetensorError
 
     transformers.utils.logging.disable_progress_bar()
+    maker, config, number = getattr(transformers, auto), read_config(files), pick_dtype(dtype, device)
+    _check_class(files, auto, maker, config)
+    switch_to = pick_attention(attention, number, device)
+    settings = language_quantization(files.name, maker, config, quantize, number, device)
+    if compile:
+        check_compiler(device)
     try:
-        model, info = getattr(transformers, auto).from_pretrained(
+        model, info = maker.from_pretrained(
             files.folder,
-            dtype=pick_dtype(dtype, device),
+            dtype=number,
+            device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with names and shapes
+            **settings,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise load_error(files.name, "loading its weights", error) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
+    _check_complete(files, model, info)
+    if switch_to:
+        set_attention(files.name, model, switch_to, optional=attention == "auto")
+    if compile:
+        compile_vision(files.name, model)
+    return model.eval().requires_grad_(False)
+
+
+def _check_class(files: ModelFiles, auto: str, maker: Any, config: Any) -> None:
+    """Refuse a model the Auto class does not build."""
+    if type(config) not in maker._model_mapping:
         msg = (
-            f"model {files.name!r}: {len(missing)} weights are not in the files and would be random"
-            f" ({', '.join(missing[:3])}); expected a complete checkpoint of {type(model).__name__}"
+            f"model {files.name!r}: found a {config.model_type!r}, which transformers' {auto} does not build;"
+            " expected a model made for that task: check the name"
         )
         raise ModelError(msg)
-    return model.eval().requires_grad_(False).to(device)
+
+
+def _check_complete(files: ModelFiles, model: Any, info: dict[str, Any]) -> None:
+    """Refuse weights that are not in the files, or have another shape there: transformers makes up random ones."""
+    name = type(model).__name__
+    if misfits := sorted(info["mismatched_keys"]):
+        weight, found, expected = misfits[0]
+        msg = (
+            f"model {files.name!r}: {len(misfits)} weights do not fit config.json; {weight} has shape"
+            f" {tuple(found)} in the files, expected {tuple(expected)}: take config.json and *.safetensors of"
+            f" the same {name}"
+        )
+        raise ModelError(msg)
+    if missing := sorted(info["missing_keys"]):
+        msg = (
+            f"model {files.name!r}: {len(missing)} weights are not in the files and would be random"
+            f" ({', '.join(missing[:3])}); expected a complete checkpoint of {name}"
+        )
+        raise ModelError(msg)

@@ -5,7 +5,15 @@ import textwrap
 import pytest
 import torch
 
-from actors.device import halve_on_out_of_memory, load_error, pick_device, pick_dtype
+from actors.device import (
+    OutOfMemory,
+    halve_on_out_of_memory,
+    limit_gpu_memory,
+    load_error,
+    pick_device,
+    pick_dtype,
+    to_device,
+)
 from pipeline.errors import AnswerError, ModelError
 
 
@@ -58,6 +66,44 @@ def test_a_batch_that_does_not_fit_is_halved_once(error):
     assert memory.sizes == [7, 4]
     with pytest.raises(AnswerError, match="one do not fit"):
         halve_on_out_of_memory(Memory(0, error), range(1), "one")
+
+
+def test_halvings_are_counted():
+    count = OutOfMemory()
+    for size in (4, 7):
+        halve_on_out_of_memory(Memory(4), range(size), "some", count)
+    assert count == OutOfMemory(halved=1, refused=0)
+    with pytest.raises(AnswerError):
+        halve_on_out_of_memory(Memory(3), range(7), "seven", count)
+    assert count == OutOfMemory(halved=2, refused=1)
+
+
+def test_on_a_cpu_nothing_is_copied_and_nothing_limited():
+    tensor = torch.arange(3)
+    assert to_device(tensor, "cpu") is tensor
+    limit_gpu_memory(0.25, "cpu")
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gets_tensors_and_a_share():
+    tensor = torch.arange(1000)
+    there = to_device(tensor, "cuda")
+    assert there.is_cuda
+    assert there.cpu().equal(tensor)
+    assert to_device(there, "cuda") is there
+    done = python("""
+        import torch
+        from actors.device import is_out_of_memory, limit_gpu_memory
+        limit_gpu_memory(0.01, "cuda")
+        total_bytes = torch.cuda.get_device_properties(0).total_memory
+        torch.empty(total_bytes // 200, dtype=torch.uint8, device="cuda")
+        try:
+            torch.empty(total_bytes // 50, dtype=torch.uint8, device="cuda")
+        except RuntimeError as error:
+            print(is_out_of_memory(error))
+    """)
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory():

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from actors.models import video_llm
-from actors.models.loading import mend_torchvision
+from actors.models.loading import fetch, load_model, mend_torchvision
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import ConfigError, ModelError
 from tests.tiny_models import build
@@ -47,6 +47,11 @@ def test_folders_that_are_no_model_are_refused(model, tmp_path):
         describe(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="reading its tokenizer failed"):
+        describe(folder)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(
+        ModelError, match=r"found no tokenizer, expected one of merges.txt, tokenizer.json, vocab"
+    ):
         describe(folder)
     (folder / "config.json").write_text("[")
     with pytest.raises(ModelError, match=r"reading config.json failed with JSONDecodeError"):
@@ -89,6 +94,70 @@ def test_incomplete_weights_are_refused_rather_than_made_up(model, tmp_path):
         video_llm.make(AnswerConfig(model=str(folder)), CompressConfig(compressor="unifrom"), "cpu")
 
 
+def load(folder, auto="AutoModelForImageTextToText", dtype="float32"):
+    return load_model(auto, fetch(str(folder), "", weights=True), dtype, "cpu")
+
+
+def change_config(folder, **text):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= text
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(model, tmp_path):
+    folder = copy(model, tmp_path)
+    change_config(folder, intermediate_size=96)
+    shapes = r"9 weights do not fit config.json; .*down_proj.weight has shape \(64, 128\) in the files"
+    with pytest.raises(ModelError, match=shapes + r", expected \(64, 96\)"):
+        load(folder)
+    change_config(folder, intermediate_size=128, num_hidden_layers=4, layer_types=["full_attention"] * 4)
+    with pytest.raises(ModelError, match="12 weights are not in the files and would be random"):
+        load(folder)
+
+
+def test_damaged_and_missing_weight_files_are_refused(model, tmp_path):
+    folder = copy(model, tmp_path)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ModelError, match=r"loading its weights failed with SafetensorError: .*not fully covered"
+    ):
+        load(folder)
+    weights.write_bytes(whole)
+    names = load_file(weights)
+    shards = dict.fromkeys(names, "model-00002-of-00002.safetensors")
+    shards[next(iter(names))] = "model-00001-of-00002.safetensors"
+    weights.rename(folder / "model-00002-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    with pytest.raises(ModelError, match=r"loading its weights failed .*model-00001-of-00002.safetensors"):
+        load(folder)
+
+
+def test_a_model_of_another_task_is_refused(model, tmp_path):
+    folder = copy(model, tmp_path)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(
+        ModelError, match="found a 'bert', which transformers' AutoModelForImageTextToText does not"
+    ):
+        load(folder)
+
+
+def test_weights_stay_mapped_to_their_file_so_that_processes_share_them(model):
+    def mapped(weights):
+        address, end = weights.data_ptr(), weights.data_ptr() + weights.nbytes
+        return any(first <= address and end <= last for first, last in ranges)
+
+    loaded, converted = load(model), load(model, dtype="bfloat16")
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    mappings = [
+        line.split()[0].split("-") for line in lines if line.endswith(str(model / "model.safetensors"))
+    ]
+    ranges = [(int(first, 16), int(last, 16)) for first, last in mappings]
+    assert all(mapped(weights) for weights in loaded.parameters())
+    assert not any(mapped(weights) for weights in converted.parameters())
+
+
 def test_hub_models_are_read_from_the_cache_with_their_commit(model, tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--someone--tiny"
@@ -117,7 +186,7 @@ def test_a_torchvision_without_its_operators_is_mended(tmp_path):
     )
     code = f"""
         import sys; sys.path.insert(0, {str(tmp_path)!r})
-        from actors.models.loading import mend_torchvision
+        from actors.models.loading import fetch, load_model, mend_torchvision
         print(mend_torchvision(), mend_torchvision())
         import torchvision; print(torchvision.__file__)
     """
