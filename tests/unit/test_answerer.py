@@ -222,7 +222,7 @@ class Raises:
     def __init__(self, error):
         self.error = error
 
-    def answer(self, requests):
+    def answer(self, _requests):
         raise self.error
 
 
