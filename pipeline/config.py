@@ -183,7 +183,7 @@ class AnswerConfig:
     """Compile the model: minutes at the start of each actor, faster afterwards."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     """Memory that model and work may take, in 10^9 bytes; 0 = what the device has to spare."""
-    windows_per_call: Annotated[int, Field(ge=1, le=256)] = 8
+    windows_per_call: Annotated[int, Field(ge=1, le=256)] = 4
     """Windows whose answers are decoded side by side, memory permitting."""
     pool: PoolConfig = PoolConfig()
 
