@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable
 
-from jobs import bench_decode, bench_mutate, bench_retrieval, bench_scale
+from jobs import bench_decode, bench_gpu, bench_mutate, bench_questions, bench_retrieval, bench_scale
 from pipeline.errors import ConfigError
 
 BENCHES: dict[str, Callable[[list[str]], int]] = {
     "decode": bench_decode.main,
+    "gpu": bench_gpu.main,
     "mutate": bench_mutate.main,
+    "questions": bench_questions.main,
     "retrieval": bench_retrieval.main,
     "scale": bench_scale.main,
 }
