@@ -23,7 +23,7 @@ from pipeline.errors import AnswerError
 from pipeline.spans import find_spans
 
 if TYPE_CHECKING:
-    from actors.models.video_llm import Clip, FrameFeatures, Head, VideoLlm
+    from actors.models.video_llm import FrameFeatures, Head, VideoLlm
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,14 @@ class Group:
         return len(self.head.embeds_LD)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is left of a clip once it is in a prompt."""
+
+    rows: Sequence[int]
+    tokens_T: Sequence[int]
+
+
 class Batch:
     """One call of the answerer: some windows and all that is asked about them."""
 
@@ -86,7 +94,9 @@ class Batch:
         )
         self.answers: dict[Place, Answer] = {}
         self.costs: dict[Place, Cost] = {}
-        self.clips: dict[Place, Clip] = {}
+        self.shown: dict[Place, Shown] = {}
+        self.peak_bytes = 0
+        """What weights, kept tensors and work were reckoned to take together at most, so far."""
         self.priors: dict[tuple[str, ...], int] = {}
         """Prompt tokens that priors took and nobody has paid for yet."""
 
@@ -95,11 +105,16 @@ class Batch:
         self.priors = self.llm.learn_priors([ask.query for request in self.requests for ask in request.asks])
         while self.waiting or self.planned or self.groups or self.speech.keys:
             if self.groups and (puts := self._that_fit(self.groups[0])):
+                self._reckon(self._need_bytes(self.groups[0], puts))
                 self._open(self.groups.popleft(), puts)
-            elif not self.groups and self.planned:
+            elif not self.groups and self.planned and self._has_room_to_assemble():
+                self._reckon(self.llm.memory.reduce_bytes(len(self.planned[0].picked)))
                 self._assemble(self.planned.popleft())
             elif not self.groups and self.waiting and (frames_per_call := self._frames_that_fit()):
-                self._look(self.waiting.popleft(), frames_per_call)
+                number = self.waiting.popleft()
+                num_frames = len(_rows_of(self.requests[number]))
+                self._reckon(self.llm.memory.look_bytes(num_frames, frames_per_call))
+                self._look(number, frames_per_call)
             elif self.speech.keys:
                 self._go_on()
             elif self.groups:
@@ -118,7 +133,7 @@ class Batch:
         memory = self.llm.memory
         trees = {id(tree): tree.capacity for tree in self.speech.trees}
         windows = {id(planned.features): len(planned.features.values_NKD) for planned in self.planned}
-        held = sum(group.head.embeds_LD.nbytes for group in self.groups)
+        held = sum(group.head.num_bytes for group in self.groups)
         held += sum(trees.values()) * memory.row_bytes + sum(windows.values()) * memory.frame_bytes
         return memory.budget_bytes - memory.weights_bytes - held
 
@@ -132,23 +147,40 @@ class Batch:
 
     def _that_fit(self, group: Group) -> Sequence[Put]:
         """Return the first questions of a group for which there is memory now, perhaps none."""
-        memory, puts = self.llm.memory, group.puts
-        while puts:
-            rows = self._rows(group, puts)
-            most = max(
-                group.num_tokens, *(sum(put.question.num_tokens for put in part) for part in _passes(puts))
-            )
-            if rows * memory.row_bytes + memory.pass_bytes(most, rows) <= self._room_bytes():
-                break
+        puts, room = group.puts, self._room_bytes()
+        while puts and self._need_bytes(group, puts) > room:
             puts = puts[: len(puts) // 2]
         return puts
 
+    def _need_bytes(self, group: Group, puts: Sequence[Put]) -> int:
+        """Return what questions of a group take at most: their tree, and the largest pass over it."""
+        memory, rows = self.llm.memory, self._rows(group, puts)
+        most = max(sum(put.question.num_tokens for put in part) for part in _passes(puts))
+        work = max(memory.prefill_bytes(group.num_tokens), memory.pass_bytes(most, rows))
+        return rows * memory.row_bytes + work
+
+    def _reckon(self, work_bytes: int) -> None:
+        """Note what is taken while some work is done beside all that is kept."""
+        taken = self.llm.memory.budget_bytes - self._room_bytes() + work_bytes
+        self.peak_bytes = max(self.peak_bytes, taken)
+
     def _frames_that_fit(self) -> int:
         """Return how many frames of the next window may go through the vision tower at once, perhaps none."""
-        memory = self.llm.memory
+        memory, room = self.llm.memory, self._room_bytes()
         num_frames = len(_rows_of(self.requests[self.waiting[0]]))
-        room = self._room_bytes() - num_frames * memory.frame_bytes
-        return max(0, min(FRAMES_PER_CALL, room // memory.frame_work_bytes)) if num_frames else 1
+        if not num_frames:
+            return 1
+        if self.speech.keys:  # goes on beside the features
+            room -= memory.pass_bytes(len(self.speech.keys), 0)
+        per_call = min(FRAMES_PER_CALL, num_frames)
+        while per_call and memory.look_bytes(num_frames, per_call) > room:
+            per_call -= 1
+        return per_call
+
+    def _has_room_to_assemble(self) -> bool:
+        """Return whether the next plan can be compressed beside all that is kept; waiting helps only if it shrinks."""
+        need = self.llm.memory.reduce_bytes(len(self.planned[0].picked))
+        return need <= self._room_bytes() or not self.speech.keys
 
     # --- from a window to groups ---------------------------------------------------------------------------
 
@@ -194,7 +226,7 @@ class Batch:
             except AnswerError as error:
                 self._refuse([place], str(error))
                 continue
-            self.clips[place] = clip
+            self.shown[place] = Shown(clip.rows, clip.tokens_T)
             heads.setdefault(prompt.head, []).append(Put(place, self.llm.question(prompt, query)))
         for ids, puts in heads.items():
             group = Group(self.llm.assemble(ids, clip), sorted(puts, key=lambda put: not put.question.labels))
@@ -299,21 +331,21 @@ class Batch:
         )
 
     def _answer(self, place: Place, text: str, confidence: float) -> None:
-        ask, window, clip = self._ask(place), self.requests[place[0]].window, self.clips[place]
+        ask, window, shown = self._ask(place), self.requests[place[0]].window, self.shown[place]
         spans = []
         if ask.query.kind == "flag" and text == "yes":
             spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
-        frames = [window.evidence_index[row] for row in clip.rows]
+        frames = [window.evidence_index[row] for row in shown.rows]
         self.answers[place] = Answer(
             answer=text,
             confidence=confidence,
             spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
             evidence=tuple(
                 (float(window.pts_s_N[frame]), float(ask.relevance_N[frame]), tokens)
-                for frame, tokens in zip(frames, clip.tokens_T, strict=True)
+                for frame, tokens in zip(frames, shown.tokens_T, strict=True)
             ),
             tokens_dense=self._tokens_dense(window),
-            tokens_used=sum(clip.tokens_T),
+            tokens_used=sum(shown.tokens_T),
             cost=self.costs[place],
         )
 
@@ -330,7 +362,7 @@ class Batch:
             self.groups.appendleft(replace(group, puts=rest))
         memory = self.llm.memory
         rows = self._rows(group, first)
-        need_gb = (rows * memory.row_bytes + memory.pass_bytes(group.num_tokens, rows)) / 1e9
+        need_gb = self._need_bytes(group, first) / 1e9
         reason = (
             f"a prompt of {rows} tokens needs {need_gb:.2f} GB beside the model's {memory.weights_bytes / 1e9:.2f} GB,"
             f" and {memory.budget_bytes / 1e9:.2f} GB are allowed; raise answer.memory_gb or lower plan.budget_tokens"

@@ -84,6 +84,12 @@ class Head:
     extra: Mapping[str, Any]
     """More inputs of the decoder (Qwen3-VL's)."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its embeddings and of the features that come with them."""
+        layers: Sequence[torch.Tensor] = self.extra.get("deepstack_visual_embeds", ())
+        return self.embeds_LD.nbytes + sum(layer.nbytes for layer in layers)
+
 
 def describe(config: AnswerConfig) -> AnswererFacts:
     """Return the model's name, revision and what a frame costs; reads no weights.

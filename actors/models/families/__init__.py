@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 from actors.models.families import internvl, llava_onevision, qwen2_5_vl, qwen3_vl, smolvlm
-from actors.models.families.contract import Family, Grid
+from actors.models.families.contract import Family, Grid, VisionTower
 
-__all__ = ["FAMILIES", "Family", "Grid", "find_family"]
+__all__ = ["FAMILIES", "Family", "Grid", "VisionTower", "find_family"]
 
 logger = logging.getLogger(__name__)
 

@@ -31,6 +31,38 @@ def grid_of_patches(config: Any, pixels: Mapping[str, Any], patches_per_side: in
     return int(height_px) // side_px, int(width_px) // side_px
 
 
+@dataclass(frozen=True, slots=True)
+class VisionTower:
+    """What decides how much memory the vision tower's pass takes; see memory.py."""
+
+    width: int
+    mlp: int
+    """Width inside the MLP."""
+    mlp_tensors: int = 2
+    """Tensors of that width alive at once: before and behind the activation; 3 where it is gated too."""
+    kept: int = 1
+    """Tensors of its width that live through an MLP beside the layer's input, the residual sum and its norm."""
+    turned: int = 0
+    """Size of a head whose queries and keys are turned by their place, in float32; 0 = they are not."""
+    patches_per_token: int = 1
+    """Patches that are merged into one visual token."""
+    patch_values: int = 0
+    """Numbers that the image processor writes per patch."""
+    masked: bool = False
+    """The processor also writes an int64 mask, and the model copies pixels and mask before it begins."""
+
+
+def tower_of(config: Any, **changes: Any) -> VisionTower:
+    """Return the vision tower as most configurations describe it, with what a family does otherwise."""
+    vision = config.vision_config
+    patch_px = vision.patch_size
+    side_px = patch_px if isinstance(patch_px, int) else patch_px[0]
+    sizes: dict[str, Any] = {"width": vision.hidden_size, "patch_values": 3 * side_px**2}
+    if "mlp" not in changes:
+        sizes["mlp"] = vision.intermediate_size
+    return VisionTower(**(sizes | changes))
+
+
 def count_kept(
     model: Any, config: Any, head_L: torch.Tensor, keep_L: torch.Tensor, grid: Grid, num_frames: int
 ) -> tuple[torch.Tensor, int]:
@@ -85,6 +117,8 @@ class Family:
     """Learnt tokens that follow each frame's grid. They carry no picture: never compressed, not counted."""
     grid: Callable[[Any, Mapping[str, Any]], Grid] = grid_of_patches
     """(configuration, processed frames) -> rows and columns of one frame's visual tokens."""
+    tower: Callable[[Any], VisionTower] = tower_of
+    """(configuration) -> what the memory of a vision pass follows from."""
     axes: int = 1
     """P: coordinates of a position. With one, `position_ids` are [B, L]; with more, [P, B, L]."""
     positions: Callable[[Any, Any, torch.Tensor, torch.Tensor, Grid, int], tuple[torch.Tensor, int]] = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from actors.models.families.contract import Family, Grid
+from actors.models.families.contract import Family, Grid, VisionTower, tower_of
 
 
 def grid_of_thw(config: Any, pixels: Mapping[str, Any]) -> Grid:
@@ -39,6 +39,30 @@ def keep_coordinates(
     return positions_PBL[:, 0, keep_L], int(positions_PBL.max()) + 1
 
 
+def _tower(config: Any) -> VisionTower:
+    vision = config.vision_config
+    if config.model_type == "qwen2_vl":  # calls its width embed_dim, and the text's hidden_size
+        changes = {"width": vision.embed_dim, "mlp": int(vision.embed_dim * vision.mlp_ratio)}
+        # quick_gelu, x * sigmoid(1.702 x), holds one tensor more
+        return turned_tower(config, mlp_tensors=3, **changes)
+    return turned_tower(config, mlp_tensors=3)
+
+
+def turned_tower(config: Any, **changes: Any) -> VisionTower:
+    """Return the vision tower of a model that merges squares of patches and knows places by rotation."""
+    vision = config.vision_config
+    width: int = changes.get("width", vision.hidden_size)
+    return tower_of(
+        config,
+        kept=0,
+        turned=width // vision.num_heads,
+        patches_per_token=vision.spatial_merge_size**2,
+        # a still is written once per frame of the time patch
+        patch_values=3 * vision.patch_size**2 * vision.temporal_patch_size,
+        **changes,
+    )
+
+
 FAMILY = Family(
     before="<|vision_start|>",
     after="<|vision_end|>",
@@ -46,4 +70,5 @@ FAMILY = Family(
     grid=grid_of_thw,
     axes=3,
     positions=keep_coordinates,
+    tower=_tower,
 )

@@ -20,4 +20,6 @@ def _deepstack_inputs(visual_L: torch.Tensor, layers_CD: list[torch.Tensor]) -> 
     return {"visual_pos_masks": visual_L[None], "deepstack_visual_embeds": layers_CD}
 
 
-FAMILY = replace(qwen2_5_vl.FAMILY, features=_features, deepstack_inputs=_deepstack_inputs)
+FAMILY = replace(
+    qwen2_5_vl.FAMILY, features=_features, deepstack_inputs=_deepstack_inputs, tower=qwen2_5_vl.turned_tower
+)

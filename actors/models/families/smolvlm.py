@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from actors.models.families.contract import Family, Grid, grid_of_patches
+from actors.models.families.contract import Family, Grid, VisionTower, grid_of_patches, tower_of
 
 
 def _grid(config: Any, pixels: Mapping[str, Any]) -> Grid:
     return grid_of_patches(config, pixels, config.scale_factor)
+
+
+def _tower(config: Any) -> VisionTower:
+    return tower_of(config, patches_per_token=config.scale_factor**2, masked=True)
 
 
 FAMILY = Family(
@@ -16,4 +20,5 @@ FAMILY = Family(
     inputs=("pixel_values", "pixel_attention_mask"),
     options={"do_image_splitting": False},
     grid=_grid,
+    tower=_tower,
 )
