@@ -26,9 +26,9 @@ def documented(table: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", section[1], re.MULTILINE)
 
 
-@pytest.mark.parametrize("table", sorted(TABLES))
+@pytest.mark.parametrize("table", sorted({**TABLES, "FAMILIES": ""}))
 def test_documented_entries_are_the_entries(table):
-    entries = getattr(importlib.import_module(TABLES[table]), table)
+    entries = getattr(importlib.import_module(TABLES.get(table, "actors.models.families")), table)
     assert sorted(documented(table)) == sorted(entries)
 
 
