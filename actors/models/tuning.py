@@ -122,6 +122,8 @@ def language_quantization(
 
     kept = _linears_outside_language(maker, config)
     if quantize == "int8":
+        # it says at every layer of every pass that it multiplies in float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)}
     # NF4: levels at the quantiles of a normal distribution, QLoRA (arXiv 2305.14314, section 3)
     int4 = BitsAndBytesConfig(

@@ -65,8 +65,10 @@ def test_only_the_decoder_is_quantised(folders, kind):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
-def test_quantised_decoders_compute_in_every_number_format(folders, dtype, quantize):
+def test_quantised_decoders_compute_in_every_number_format(folders, dtype, quantize, caplog):
     half, full = (load(folders["internvl"], number, quantize=quantize) for number in (dtype, "float32"))
+    assert logits(half).isfinite().all()
+    assert not caplog.records, "a line per layer and pass"
     assert half.lm_head.weight.dtype == getattr(torch, dtype)
     assert distance(logits(half), logits(full)) < (0.1 if quantize == "int8" else 0.3)
 
