@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors import confirm
-from actors.device import exit_on_poisoned_cuda
+from actors.device import exit_on_poisoned_cuda, limit_gpu_memory
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView, relevance
 from pipeline import rows
 from pipeline.answers import answer_row, failed_rows
@@ -37,8 +37,10 @@ class AnswerActor:
         facts: AnswererFacts,
         scorer: str,
         device: Device,
+        num_gpus: float = 0.0,
     ) -> None:
         started = time.perf_counter()
+        limit_gpu_memory(num_gpus, device)
         self.config = config
         self.queries = {query.query_id: query for query in queries}
         self.columns = columns(queries)

@@ -46,7 +46,7 @@ def confirm(found: Answer, asked: Sequence[tuple[Span, Answer]]) -> Answer:
         return found
     errors = [answer.error for _, answer in asked if answer.error]
     tokens_dense = asked[0][1].tokens_dense
-    spent = replace(found, tokens_dense=tokens_dense, cost=_sum([answer.cost for _, answer in asked]))
+    spent = replace(found, tokens_dense=tokens_dense, cost=sum((answer.cost for _, answer in asked), Cost()))
     if errors:
         error = f"a span could not be confirmed: {errors[0]}"
         return Answer("", 0.0, tokens_dense=tokens_dense, cost=spent.cost, error=error)
@@ -68,12 +68,3 @@ def confirm(found: Answer, asked: Sequence[tuple[Span, Answer]]) -> Answer:
 def _chance(answer: Answer) -> float:
     """Return the probability of yes."""
     return answer.confidence if answer.answer == "yes" else 1 - answer.confidence
-
-
-def _sum(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        vision_frames=sum(cost.vision_frames for cost in costs),
-        prefills=sum(cost.prefills for cost in costs),
-        prefill_tokens=sum(cost.prefill_tokens for cost in costs),
-        decode_steps=sum(cost.decode_steps for cost in costs),
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from actors.device import exit_on_poisoned_cuda
+from actors.device import exit_on_poisoned_cuda, limit_gpu_memory
 from actors.models import Device, FrameScorer
 from pipeline import rows
 from pipeline.config import ScoreConfig
@@ -32,8 +32,10 @@ class Scorer:
         config: ScoreConfig,
         queries: Sequence[Query],
         device: Device,
+        num_gpus: float = 0.0,
     ) -> None:
         started = time.perf_counter()
+        limit_gpu_memory(num_gpus, device)
         self.config = config
         self.scorer = make(config, device)
         self.texts_PE = self.scorer.embed_texts(texts(queries))

@@ -89,7 +89,13 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
 
     scored = sampled.map_batches(
         Scorer,
-        fn_constructor_args=(job.scorer.make, config.score, job.queries, place.scorer.device),
+        fn_constructor_args=(
+            job.scorer.make,
+            config.score,
+            job.queries,
+            place.scorer.device,
+            place.scorer.num_gpus,
+        ),
         **actors(place.scorer),
     )
 
@@ -106,6 +112,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
         AnswerActor,
         fn_constructor_args=(
             job.answerer.make, config, job.queries, facts, job.scorer_facts.name, place.answerer.device,
+            place.answerer.num_gpus,
         ),
         **actors(place.answerer, windows_per_call=config.answer.windows_per_call if facts.tokens_per_frame else 1),
     )  # fmt: skip

@@ -8,19 +8,6 @@ from pipeline.queries import Query
 from pipeline.rows import Row
 
 
-class CostLike(Protocol):
-    """What was newly computed for one answer; the columns rows.COST."""
-
-    @property
-    def vision_frames(self) -> int: ...
-    @property
-    def prefills(self) -> int: ...
-    @property
-    def prefill_tokens(self) -> int: ...
-    @property
-    def decode_steps(self) -> int: ...
-
-
 class AnswerLike(Protocol):
     """What an answerer returns; see actors/models for units and meanings."""
 
@@ -37,7 +24,7 @@ class AnswerLike(Protocol):
     @property
     def tokens_used(self) -> int: ...
     @property
-    def cost(self) -> CostLike: ...
+    def cost(self) -> object: ...
     @property
     def error(self) -> str: ...
 
@@ -102,13 +89,8 @@ def answer_row(
     }
 
 
-def _cost(cost: CostLike) -> Row:
-    return {
-        "vision_frames": cost.vision_frames,
-        "prefills": cost.prefills,
-        "prefill_tokens": cost.prefill_tokens,
-        "decode_steps": cost.decode_steps,
-    }
+def _cost(cost: object) -> Row:
+    return {name: getattr(cost, name) for name in rows.COST}
 
 
 def failed_rows(window: Row, queries: Sequence[Query], labels: Row) -> list[Row]:

@@ -44,7 +44,7 @@ PLAN = pa.struct(
 _ERROR = [("error_type", pa.string()), ("error_message", pa.string())]
 _KEY = [("video_id", pa.string()), ("version", pa.string()), ("uri", pa.string())]
 _SPAN_OF_WINDOW = [("start_s", pa.float64()), ("end_s", pa.float64())]
-COST = ("vision_frames", "prefills", "prefill_tokens", "decode_steps")
+COST = ("vision_frames", "prefills", "prefill_tokens", "decode_steps", "decode_passes", "oom_halvings")
 """What a language model computed anew for an answer: columns of ANSWERS, counters of a run."""
 
 # --- written to disk ---------------------------------------------------------------------------------
@@ -147,11 +147,11 @@ ANSWERS = pa.schema(
 )
 """One row per (window, query).
 
-`vision_frames`, `prefills`, `prefill_tokens` and `decode_steps` are what a language model newly computed for this
-answer: frames that went through its vision tower, visual prompt heads prefilled, prompt tokens (visual ones and the
-question's) that went through it, steps of decoding. What an earlier answer of the same call paid for is not counted
-again, so sums over answers are what was really computed; all but `decode_steps`: those are the steps the answer took
-part in, and answers of one call share steps. All are 0 where no language model was asked."""
+The columns COST are what a language model newly computed for this answer: frames that went through its vision tower,
+visual prompt heads prefilled, prompt tokens (visual ones and the question's) that went through it, steps of decoding,
+batches that ran out of memory and were halved. What an earlier answer of the same call paid for is not counted again,
+so sums over answers are what was really computed; all but `decode_steps`: those are the steps the answer took part in,
+and answers of one call share steps. `decode_passes` counts each step once. All are 0 where no language model was asked."""
 
 VERDICTS = pa.schema(
     [

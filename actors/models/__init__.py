@@ -7,7 +7,7 @@ Shape letters: N frames, H W pixels, E embedding, P texts, Q queries.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
 import numpy as np
@@ -106,6 +106,14 @@ class Cost:
     """Prompt tokens, visual ones included, that went through the language model."""
     decode_steps: int = 0
     """Steps of decoding this answer took part in; other answers may have shared them."""
+    decode_passes: int = 0
+    """Of these, steps that are not counted for another answer already."""
+    oom_halvings: int = 0
+    """Batches that ran out of memory and were run again in halves."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Return what two computations took together."""
+        return Cost(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,10 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     """
     del compress
     parts = read_parts(config, weights=True)
-    model = load_model("AutoModelForImageTextToText", parts.files, config.dtype, device)
+    model = load_model(
+        "AutoModelForImageTextToText", parts.files, config.dtype, device,
+        attention=config.attention, quantize=config.quantize, compile=config.compile,
+    )  # fmt: skip
     logger.warning(
         "model class %s is not one of %s: frames are shown whole, no token compression, no shared prefill",
         type(model).__name__,
@@ -268,11 +271,13 @@ class AnyLlm:
                 logits_processor=[_force(forced)],
                 stopping_criteria=[_stop_at(self.tokenizer, stops)],
             )
-        self.spent = Cost(
-            vision_frames=self.spent.vision_frames + prompt.num_frames,
-            prefills=self.spent.prefills + (prompt.num_frames > 0),
-            prefill_tokens=self.spent.prefill_tokens + prompt.num_tokens,
-            decode_steps=self.spent.decode_steps + len(out.logits) - 1,
+        num_steps = len(out.logits) - 1
+        self.spent += Cost(
+            prompt.num_frames,
+            int(prompt.num_frames > 0),
+            prompt.num_tokens,
+            num_steps,
+            decode_passes=num_steps,
         )
         logs_LV = torch.log_softmax(torch.cat(out.logits).float(), -1)
         # single words at minus infinity are the model's own ban on them

@@ -22,7 +22,7 @@ from pipeline.frames import FrameSize
 WritePrompt = Callable[[Sequence[float], str], str]
 """(times of the frames in s, question) -> prompt with one image marker per frame."""
 
-NO_EFFECT: dict[str, Any] = {"attention": "auto", "quantize": "none", "compile": False, "memory_gb": 0.0}
+NO_EFFECT: dict[str, Any] = {"memory_gb": 0.0}
 """Settings of the known families' engine, with the one value that asks nothing of this one."""
 
 

@@ -94,6 +94,7 @@ class Batch:
         )
         self.answers: dict[Place, Answer] = {}
         self.costs: dict[Place, Cost] = {}
+        self._halved = llm.language.out_of_memory.halved
         self.shown: dict[Place, Shown] = {}
         self.peak_bytes = 0
         """What weights, kept tensors and work were reckoned to take together at most, so far."""
@@ -192,6 +193,7 @@ class Batch:
             try:
                 features = self.llm.encode(request.window.evidence.data_NHWC[rows], frames_per_call)
             except AnswerError as error:
+                self._pay((number, 0))
                 self._refuse([(number, ask) for ask in range(len(request.asks))], str(error))
                 return
         plans: dict[tuple[tuple[int, int], ...], list[Place]] = {}
@@ -202,7 +204,7 @@ class Batch:
                 self._refuse([(number, index)], _why_not(request.window, ask))
                 continue
             prior_tokens = self.priors.pop(prior_key(ask.query), 0)
-            self.costs[number, index] = Cost(len(set(shown) - seen), prefill_tokens=prior_tokens)
+            self._pay((number, index), vision_frames=len(set(shown) - seen), prefill_tokens=prior_tokens)
             seen |= set(shown)
             plan = tuple((row, ask.plan.tokens_N[request.window.evidence_index[row]]) for row in shown)
             plans.setdefault(plan, []).append((number, index))
@@ -267,8 +269,11 @@ class Batch:
             return self.llm.language.put(tree, [put.question for put in part])
 
         try:
-            heard = halve_on_out_of_memory(put, puts, f"{len(puts)} questions put at once")
+            heard = halve_on_out_of_memory(
+                put, puts, f"{len(puts)} questions put at once", self.llm.language.out_of_memory
+            )
         except AnswerError as error:
+            self._pay(puts[0].place)
             self._refuse([put.place for put in puts], str(error))
             tree.cut(rows)
             return
@@ -284,10 +289,13 @@ class Batch:
 
     def _go_on(self) -> None:
         """Decode one token of every free-text answer."""
+        first, passes, refused, reason = self.speech.keys[0], self.speech.num_passes, [], ""
         try:
             self.speech.step()
         except AnswerError as error:
-            self._refuse(self.speech.drop(), str(error))
+            refused, reason = self.speech.drop(), str(error)
+        self._pay(first, decode_passes=self.speech.num_passes - passes)
+        self._refuse(refused, reason)
         self._collect()
 
     def _collect(self) -> None:
@@ -325,10 +333,10 @@ class Batch:
         return self.requests[place[0]].asks[place[1]]
 
     def _pay(self, place: Place, **more: int) -> None:
-        cost = self.costs[place]
-        self.costs[place] = replace(
-            cost, **{name: getattr(cost, name) + value for name, value in more.items()}
-        )
+        """Add to what was computed for an ask; batches that were halved since the last time are put on it too."""
+        halved = self.llm.language.out_of_memory.halved
+        more["oom_halvings"], self._halved = halved - self._halved, halved
+        self.costs[place] = self.costs.get(place, Cost()) + Cost(**more)
 
     def _answer(self, place: Place, text: str, confidence: float) -> None:
         ask, window, shown = self._ask(place), self.requests[place[0]].window, self.shown[place]

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from actors.device import halve_on_out_of_memory
+from actors.device import OutOfMemory, halve_on_out_of_memory
 from actors.models.token_tree import TRUNK, Segment, TokenTree, forward
 
 Key = TypeVar("Key")
@@ -64,6 +64,8 @@ class Language:
         self.embed = model.get_input_embeddings()
         self.head = model.get_output_embeddings()
         self.device: torch.device = self.embed.weight.device
+        self.out_of_memory = OutOfMemory()
+        """How often a pass, or a batch of frames of the same model, did not fit."""
 
     def show(
         self,
@@ -206,7 +208,7 @@ class Speech(Generic[Key]):
         self.is_over = is_over
         self.keys: list[Key] = []
         self.trees: list[TokenTree] = []
-        self.num_steps = 0
+        self.num_passes = 0
         """Forward passes so far."""
         device = language.device
         self._branch_B = torch.empty(0, dtype=torch.int64, device=device)
@@ -293,14 +295,15 @@ class Speech(Generic[Key]):
             AnswerError: out of memory, also with half of the answers at a time.
         """
         rows = list(range(len(self.keys)))
-        hidden = halve_on_out_of_memory(self._pass, rows, f"{len(rows)} answers being decoded")
+        what = f"{len(rows)} answers being decoded"
+        hidden = halve_on_out_of_memory(self._pass, rows, what, self.language.out_of_memory)
         best_B, log_B, _ = self.language.read(torch.stack(hidden))
         self._position_B += 1
         self._append(best_B, log_B)
 
     def _pass(self, rows: Sequence[int]) -> list[torch.Tensor]:
         """Return the hidden state behind the last token of some of the answers."""
-        self.num_steps += 1
+        self.num_passes += 1
         last_B = self._ids_BN.gather(1, self._num_B[:, None] - 1)[:, 0]
         segments: list[Segment] = []
         for _, group in groupby(rows, key=lambda row: id(self.trees[row])):

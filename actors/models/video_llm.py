@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.device import halve_on_out_of_memory
+from actors.device import halve_on_out_of_memory, to_device
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
 from actors.models.decoding import Language, Question
@@ -110,7 +110,10 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     """
     compressor: CompressFn = find(TOKEN_COMPRESSORS, compress.compressor, "TOKEN_COMPRESSORS")
     parts = read_parts(config, weights=True)
-    model = load_model("AutoModelForImageTextToText", parts.files, config.dtype, device)
+    model = load_model(
+        "AutoModelForImageTextToText", parts.files, config.dtype, device,
+        attention=config.attention, quantize=config.quantize, compile=config.compile,
+    )  # fmt: skip
     llm = VideoLlm(parts, model, compressor, compress.prune_ratio, config)
     if device == "cuda" or config.compile:
         llm.warm_up()
@@ -125,6 +128,7 @@ class VideoLlm:
     ) -> None:
         self.parts = parts
         self.model = model
+        self.device: Device = model.device.type
         self.compress = compress
         self.prune_ratio = prune_ratio
         self.config = config
@@ -214,7 +218,7 @@ class VideoLlm:
         for start in range(0, len(data_NHWC), frames_per_call):
             frames = list(data_NHWC[start : start + frames_per_call])
             what = f"{len(frames)} frames of {width_px}x{height_px} px"
-            found += halve_on_out_of_memory(self._encode, frames, what)
+            found += halve_on_out_of_memory(self._encode, frames, what, self.language.out_of_memory)
         values_NKD, *layers_NKD = (torch.stack(tensors) for tensors in zip(*found, strict=True))
         per_frame = self.parts.tokens_per_frame
         return FrameFeatures(values_NKD[:, :per_frame], values_NKD[:, per_frame:], tuple(layers_NKD))
@@ -226,7 +230,7 @@ class VideoLlm:
         pixels = process_frames(family, self.parts.images, data_NHWC)
         with torch.inference_mode():
             out = self.model.get_image_features(
-                **{name: tensor.to(self.model.device) for name, tensor in pixels.items()}, return_dict=True
+                **{name: to_device(tensor, self.device) for name, tensor in pixels.items()}, return_dict=True
             )
         values_CD, layers_CD = family.features(out)
         expected = len(data_NHWC) * (self.parts.tokens_per_frame + family.separators)

@@ -19,11 +19,14 @@ def test_a_failed_answer_has_every_column_and_no_null():
 def test_an_answer_carries_what_was_computed_for_it_also_when_it_is_refused():
     window = {"pts_s": [0.0], "decode_s": 0.0}
     plan = {"route": "global", "route_confidence": 1.0, "reason": ""}
-    cost = Cost(vision_frames=4, prefills=1, prefill_tokens=900, decode_steps=7)
+    cost = Cost(
+        vision_frames=4, prefills=1, prefill_tokens=900, decode_steps=7, decode_passes=5, oom_halvings=1
+    )
     for error in ("", "no text"):
         answer = Answer("yes", 0.5, cost=cost, error=error)
         row = answer_row(window, one_query("a dog"), plan, answer=answer, answer_s=0.1, labels={})
         [stored] = rows.to_table([row], rows.ANSWERS).to_pylist()
         assert {name: stored[name] for name in rows.COST} == {
             "vision_frames": 4, "prefills": 1, "prefill_tokens": 900, "decode_steps": 7,
+            "decode_passes": 5, "oom_halvings": 1,
         }  # fmt: skip

@@ -141,7 +141,7 @@ def test_answers_are_those_of_the_library_itself(load, kind):
     new = out.sequences[0, inputs["input_ids"].shape[1] :]
     assert spoken.answer == llm.tokenizer.decode(new, skip_special_tokens=True).strip() != ""
     assert spoken.confidence == pytest.approx(float(logs.mean().exp()), abs=1e-5)
-    assert spoken.cost == Cost(2, 1, inputs["input_ids"].shape[1], 3)
+    assert spoken.cost == Cost(2, 1, inputs["input_ids"].shape[1], 3, decode_passes=3)
 
     inputs = library_inputs(kind, llm, choose.query)
     logs = library_label_logs(kind, llm, inputs, choose.query)
@@ -312,10 +312,9 @@ def test_models_that_write_nothing_about_images_are_refused(folders, tmp_path):
 
 
 def test_settings_that_would_have_no_effect_are_refused(folders):
-    for setting in ({"quantize": "int8"}, {"compile": True}, {"attention": "eager"}, {"memory_gb": 2.0}):
-        config = AnswerConfig(model=str(folders["llava"]), **setting)
-        with pytest.raises(ConfigError, match=f"answer.{next(iter(setting))} .* has no effect on model"):
-            any_llm.describe(config)
+    config = AnswerConfig(model=str(folders["llava"]), memory_gb=2.0)
+    with pytest.raises(ConfigError, match=r"answer\.memory_gb 2\.0 has no effect on model"):
+        any_llm.describe(config)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")

@@ -62,6 +62,7 @@ def test_what_is_shared_is_paid_for_once(llm):
     assert [cost.prefills for cost in costs] == [1, 0, 0, 1, 0, 0]
     assert all(cost.prefill_tokens > 0 for cost in costs)
     assert [cost.decode_steps > 0 for cost in costs] == [False, True, False, False, True, True]
+    assert sum(cost.decode_passes for cost in costs) == max(cost.decode_steps for cost in costs)
     many = llm.answer([Request(WINDOW, [ask(text="What?")] * 64)])[0]
     assert sum(one.cost.prefills for one in many) == 1
     assert sum(one.cost.vision_frames for one in many) == 3
@@ -137,8 +138,10 @@ def test_out_of_memory_halves_the_batch_once(llm, expected, monkeypatch):
 
     monkeypatch.setattr(llm.language, "decoder", strict)
     request = Request(WINDOW, [ASKS[1], ASKS[5]])
-    assert_same(llm.answer([request]), [[expected[0][1], expected[0][5]]])
+    [found] = llm.answer([request])
+    assert_same([found], [[expected[0][1], expected[0][5]]])
     assert failed
+    assert [one.cost.oom_halvings for one in found] == [len(failed), 0]
 
 
 def test_out_of_memory_for_good_fails_the_answers_it_concerns(llm, expected, monkeypatch):
@@ -174,6 +177,7 @@ def test_a_window_whose_frames_do_not_fit_leaves_the_others_alone(llm, expected,
     monkeypatch.setattr(llm.model, "get_image_features", first_window_full)
     first, second, third = llm.answer(REQUESTS)
     assert all("3 frames of 84x84 px do not fit" in one.error for one in first)
+    assert [one.cost.oom_halvings for one in first] == [1, 0, 0, 0, 0, 0]
     assert_same([second, third], expected[1:])
 
 

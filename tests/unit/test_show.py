@@ -50,6 +50,8 @@ ANSWERS = [
         prefills=1,
         prefill_tokens=1200,
         decode_steps=3,
+        decode_passes=2,
+        oom_halvings=0,
     ),
     answer("light", "choose", "b.mp4", error_type="AnswerError", error_message="no model"),
 ]
@@ -115,6 +117,8 @@ def test_the_summary_counts_and_ranks(out: str, capsys: pytest.CaptureFixture[st
             "prefills": 1,
             "prefill_tokens": 1200,
             "decode_steps": 3,
+            "decode_passes": 2,
+            "oom_halvings": 0,
         },
     }
 
@@ -128,7 +132,7 @@ def test_the_summary_as_a_page(out: str, capsys: pytest.CaptureFixture[str]) -> 
         "  failed   1 x AnswerError, for example: no model",
         "  tokens   2,000 dense -> 300 used (85.0 % saved)",
         "  model    4 frames seen by the vision tower, 1 prompts of 1,200 tokens prefilled for 3 answers,"
-        " 3 decode steps summed over answers",
+        " 3 decode steps of theirs in 2 passes",
         "dog (find): text of dog",
         "  0.950           1.0-3.0 s  b.mp4",
         "  0.700          0.0-60.0 s  a.mp4  red",

@@ -75,13 +75,22 @@ def test_counters_of_a_run_that_did_little_may_be_absent(spent, capsys):
 def test_what_a_model_computed_is_told_and_nothing_where_none_was_asked(tmp_path, capsys):
     find = rows.fill({"kind": "find"}, rows.ANSWERS)
     assert "model" not in closing_lines(capsys, this_run=counted(tmp_path, {"answers": [find]}))
-    cost = {"vision_frames": 1200, "prefills": 34, "prefill_tokens": 51000, "decode_steps": 1300}
+    cost = {
+        "vision_frames": 1200,
+        "prefills": 34,
+        "prefill_tokens": 51000,
+        "decode_steps": 1300,
+        "decode_passes": 90,
+    }
     told = rows.fill({"kind": "ask", "tokens_used": 9, **cost}, rows.ANSWERS)
     lines = closing_lines(capsys, this_run=counted(tmp_path, {"answers": [find, told]}))
     assert lines["model"] == (
         "model     1,200 frames seen by the vision tower, 34 prompts of 51,000 tokens prefilled for 1 answers,"
-        " 1,300 decode steps summed over answers"
+        " 1,300 decode steps of theirs in 90 passes"
     )
+    short = rows.fill({"kind": "ask", "tokens_used": 9, **cost, "oom_halvings": 2}, rows.ANSWERS)
+    lines = closing_lines(capsys, this_run=counted(tmp_path, {"answers": [short]}))
+    assert lines["model"].endswith("in 90 passes; out of memory 2 times, batches halved")
 
 
 def test_windows_that_were_never_decoded_are_told(tmp_path, capsys):
