@@ -151,7 +151,8 @@ The columns COST are what a language model newly computed for this answer: frame
 visual prompt heads prefilled, prompt tokens (visual ones and the question's) that went through it, steps of decoding,
 batches that ran out of memory and were halved. What an earlier answer of the same call paid for is not counted again,
 so sums over answers are what was really computed; all but `decode_steps`: those are the steps the answer took part in,
-and answers of one call share steps. `decode_passes` counts each step once. All are 0 where no language model was asked."""
+and answers of one call share steps. `decode_passes` counts each step once. All are 0 where no language model was
+asked."""
 
 VERDICTS = pa.schema(
     [
