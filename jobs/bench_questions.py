@@ -9,11 +9,12 @@ frames and prompts. memory: what the memory estimator says beside what models to
 import json
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs.bench_report import circumstances, table, write_report
+from jobs.bench_questions_report import Measured, lines
+from jobs.bench_report import write_report
 from jobs.bench_shapes import find_shape
 from jobs.command_line import parse, require
 from pipeline.config import AnswerConfig
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from jobs.library_loop import LibraryLoop
 
 PROG = "reelsift bench questions"
-AIMS = {"q16_vs_1": 2.0, "q64_vs_1": 4.0, "batched_vs_loop": 3.0, "estimator_error": 0.10}
-AT_LEAST = ("batched_vs_loop",)
-"""Aims that are a lower bound; the others are upper ones."""
 KINDS: dict[str, tuple[Kind, ...]] = {"mix": ("flag", "choose", "ask"), "ask": ("ask",)}
 LOOP_KINDS: tuple[Kind, ...] = ("flag", "ask", "choose", "ask")
 
@@ -65,33 +63,6 @@ class Arguments:
     docs/benchmarks/."""
 
 
-@dataclass
-class Measured:
-    """What was found so far."""
-
-    language: str = ""
-    """Where the language model's weights come from."""
-    dtype: str = ""
-    """Number format of what was timed."""
-    figures: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(AIMS))
-    is_equal: list[bool] = field(default_factory=list[bool])
-    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    budget: str = ""
-    """What came of the run under a small budget."""
-
-    @property
-    def passes(self) -> bool:
-        """Whether every aim is measured and met, and all answers were equal."""
-        return all(self.is_equal) and all(meets(name, value) for name, value in self.figures.items())
-
-
-def meets(name: str, value: float | None) -> bool:
-    """Return whether a figure is measured and within its aim."""
-    if value is None:
-        return False
-    return value >= AIMS[name] if name in AT_LEAST else value <= AIMS[name]
-
-
 def main(argv: list[str]) -> int:
     """Run the parts, write the report; the last stdout line is JSON. Return 1 where an aim is missed.
 
@@ -112,8 +83,9 @@ def main(argv: list[str]) -> int:
         if not args.skip_loop:
             _measure_loop(args, model, found)
     if not args.skip_memory:
-        _measure_memory(found)
-    write_report("questions", report(args, found), args.report, lacking(args))
+        measure_memory(found)
+    report = lines(command(args), about(args, found), args.repeats, found)
+    write_report("questions", report, args.report, lacking(args))
     document = {"bench": "questions", "pass": found.passes, "figures": found.figures, "rows": found.rows}
     print(json.dumps(document))
     return 0 if found.passes else 1
@@ -132,6 +104,36 @@ def lacking(args: Arguments) -> list[str]:
         + ["--skip-loop"] * args.skip_loop
         + ["--skip-memory"] * args.skip_memory
     )
+
+
+def command(args: Arguments) -> str:
+    """Return the command that repeats a run, without what is only true on this machine."""
+    words = [PROG, *["--media DIR"] * (args.media is not None)]
+    for name in (
+        "shape",
+        "questions",
+        "frames",
+        "windows",
+        "per_window",
+        "max_new_tokens",
+        "repeats",
+        "loop_repeats",
+    ):
+        if (value := getattr(args, name)) != getattr(Arguments, name):
+            given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{name.replace('_', '-')} {given}")
+    switches = ("random_language", "skip_loop", "skip_memory")
+    return " ".join([*words, *(f"--{name.replace('_', '-')}" for name in switches if getattr(args, name))])
+
+
+def about(args: Arguments, found: Measured) -> list[str]:
+    """Return what a reader must know of the model and of what it was shown."""
+    shown = "frames of real videos" if args.media else "drawn frames"
+    return [
+        f"Model of the shape {args.shape}, language model: {found.language}, the vision tower random: blind, and no"
+        f" answerer. {args.frames} {shown} per window, free text of up to {args.max_new_tokens} tokens, {found.dtype}"
+        " where nothing else is said."
+    ]
 
 
 # --- the model -----------------------------------------------------------------------------------------------
@@ -239,111 +241,25 @@ def _measure_loop(args: Arguments, model: Path, found: Measured) -> None:
         found.rows.append(row)
 
 
-def _measure_memory(found: Measured) -> None:
-    """Take over what the measurement of the memory estimator says."""
-    del found
+def measure_memory(found: Measured) -> None:
+    """Compare the memory estimator with what nine models took, then answer under a small budget."""
+    from jobs.bench_memory import MEASURED_SHAPES, measure_budget, measure_shape
+
+    errors: list[float] = []
+    for name in MEASURED_SHAPES:
+        with tempfile.TemporaryDirectory(prefix="reelsift-memory-") as folder:
+            row = measure_shape(name, Path(folder))
+        print(f"memory: {row}", file=sys.stderr)
+        found.rows.append({"part": "memory", **row})
+        errors.append(abs(row["error"]))
+    found.figures["estimator_error"] = round(max(errors), 4)
+    with tempfile.TemporaryDirectory(prefix="reelsift-memory-") as folder:
+        budget = measure_budget(Path(folder))
+    print(f"budget: {budget}", file=sys.stderr)
+    found.rows.append({"part": "budget", **budget})
+    found.is_equal.append(budget["same_answers"])
+    found.holds = budget["holds"] and not budget["refused"]
 
 
 def _dtype(llm: "VideoLlm") -> str:
     return str(llm.model.dtype).removeprefix("torch.")
-
-
-# --- report --------------------------------------------------------------------------------------------------
-
-
-def report(args: Arguments, found: Measured) -> list[str]:
-    """Return the lines of the Markdown report."""
-    shown = "frames of real videos" if args.media else "drawn frames"
-    words = ["--media DIR"] if args.media else []
-    words += ["--skip-loop"] * args.skip_loop + ["--skip-memory"] * args.skip_memory
-    lines = [
-        "# Questions: many to one window, beside one and beside a plain loop",
-        "",
-        *circumstances(" ".join([PROG, *words])),
-        "",
-        f"Model of the shape {args.shape}, language model: {found.language}, the vision tower random: blind, and no"
-        f" answerer. {args.frames} {shown} per window, free text of up to {args.max_new_tokens} tokens, {found.dtype}"
-        " where nothing else is said.",
-        "",
-        *_figures_table(found),
-        "",
-        *_equality_lines(found),
-        "",
-        f"Questions to one window, median of {args.repeats}, the order changing. Decode steps are summed over answers."
-        " Stages: vision tower (encode), prefill of the frames (show), pass of all questions (put), all else (decode).",
-        "",
-        *_questions_table(found),
-    ]
-    for row in found.rows:
-        if row["part"] == "loop":
-            lines += ["", *_loop_lines(row)]
-    return lines
-
-
-def _figures_table(found: Measured) -> list[str]:
-    rows = [
-        [
-            name,
-            "not measured" if value is None else f"{value:.3f}",
-            f"{'at least' if name in AT_LEAST else 'at most'} {AIMS[name]:g}",
-            "yes" if meets(name, value) else "no",
-        ]
-        for name, value in found.figures.items()
-    ]
-    return table(["figure", "measured", "aim", "met"], rows)
-
-
-def _equality_lines(found: Measured) -> list[str]:
-    """Return what is known of equality before anything was timed."""
-    lines: list[str] = []
-    for row in found.rows:
-        if row["part"] == "equality":
-            lines.append(
-                f"Equality, float32: {row['same_answers']} of {row['questions']} answers given together are those given"
-                f" one at a time ({row['refused']} of them refused: no text), labels' mean log-probabilities at most"
-                f" {row['label_log_error']:.1e} apart."
-            )
-        elif row["part"] == "loop equality":
-            lines.append(
-                f"Equality with transformers' own forward and generate, float32: {row['same_answers']} of"
-                f" {row['questions']} answers."
-            )
-    return lines
-
-
-def _questions_table(found: Measured) -> list[str]:
-    rows = [row for row in found.rows if row["part"] == "questions"]
-    one_s = {row["kinds"]: row["wall_s"] for row in rows if row["questions"] == 1}
-    counters = ("vision_frames", "prefills", "prefill_tokens", "decode_steps")
-    stages = ("encode", "show", "put", "decode")
-    body = [
-        [
-            row["kinds"],
-            f"{row['questions']}",
-            f"{row['wall_s']:.2f}",
-            f"{row['wall_s'] / one_s[row['kinds']]:.2f}" if row["kinds"] in one_s else "",
-            f"{row['cpu_s']:.2f}",
-            *(f"{row[name]:,}" for name in counters),
-            *(f"{row['stages_s'][name]:.2f}" for name in stages),
-        ]
-        for row in rows
-    ]
-    head = [
-        "kinds",
-        "questions",
-        "wall s",
-        "times one",
-        "CPU s",
-        *(name.replace("_", " ") for name in counters),
-    ]
-    return table(head + [f"{name} s" for name in stages], body)
-
-
-def _loop_lines(row: dict[str, Any]) -> list[str]:
-    return [
-        f"{row['questions']} questions to {row['windows']} windows, half of them answered in free text, {row['dtype']}:"
-        f" {row['ours_s']:.1f} s in one call, {row['loop_s']:.1f} s one after the other with transformers' own forward"
-        f" and generate: {row['ratio']:.2f} times ({row['cpu_ratio']:.2f} in CPU seconds)."
-        f" {row['same_answers']} answers are equal (rounding may turn a close choice of words),"
-        f" {row['decode_steps']} and {row['loop_decode_steps']} decode steps."
-    ]

@@ -8,7 +8,8 @@ import pytest
 
 from jobs import bench, bench_questions
 from jobs.bench_models import build_shape
-from jobs.bench_questions import AIMS, Arguments, Measured, lacking, load, load_loop, main, meets
+from jobs.bench_questions import Arguments, command, lacking, load, load_loop, main, measure_memory
+from jobs.bench_questions_report import AIMS, Measured, lines, meets
 from jobs.bench_questions_time import compare, replaced, time_each
 from jobs.bench_windows import THINGS, draw_frames, draw_queries, make_windows, request
 from jobs.library_loop import race
@@ -128,6 +129,7 @@ def test_figures_pass_within_their_aims_and_never_unmeasured():
     assert set(good) == set(AIMS)
     assert Measured(figures=dict(good), is_equal=[True]).passes
     assert not Measured(figures=dict(good), is_equal=[True, False]).passes
+    assert not Measured(figures=dict(good), is_equal=[True], holds=False).passes
     for name in AIMS:
         assert not Measured(figures={**good, name: None}, is_equal=[True]).passes
     assert meets("q16_vs_1", 2.0)
@@ -167,6 +169,34 @@ def test_a_short_run_ends_with_one_line_and_leaves_no_report(capsys, tmp_path, m
     assert "| mix | 16 |" in printed.err
     assert "not written:" in printed.err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_error_of_the_estimator_counts_and_so_does_the_budget(monkeypatch):
+    errors = {"a": 0.03, "b": -0.07, "c": 0.01}
+    sizes = {"weights_bytes": 1e9, "reckoned_bytes": 2e9, "taken_bytes": 2.1e9}
+    monkeypatch.setattr("jobs.bench_memory.MEASURED_SHAPES", tuple(errors))
+    monkeypatch.setattr(
+        "jobs.bench_memory.measure_shape", lambda name, _: {"shape": name, "error": errors[name], **sizes}
+    )
+    budget = {"budget_bytes": 1.5e9, "tight": sizes, "roomy": sizes, "same_answers": True, "holds": False}
+    for refused in (0, 2):
+        found = Measured()
+        monkeypatch.setattr(
+            "jobs.bench_memory.measure_budget", lambda _, refused=refused: {**budget, "refused": refused}
+        )
+        measure_memory(found)
+        assert found.figures["estimator_error"] == 0.07
+        assert [row["part"] for row in found.rows] == ["memory"] * 3 + ["budget"]
+        assert not found.holds
+        report = "\n".join(lines("command", [], 1, found))
+        assert "| b | 1.000 | 2.000 | 2.100 | -7.0% |" in report
+        assert f"{refused} questions were refused, the answers are the same" in report
+
+
+def test_the_command_repeats_the_run(tmp_path):
+    args = Arguments(media=tmp_path, questions=(1, 16), repeats=5, skip_memory=True)
+    assert command(args) == "reelsift bench questions --media DIR --questions 1 16 --repeats 5 --skip-memory"
+    assert command(Arguments()) == "reelsift bench questions"
 
 
 def test_arguments_that_do_not_fit_are_refused():
