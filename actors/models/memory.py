@@ -173,20 +173,22 @@ def _patch_bytes(vision: VisionTower, size: int) -> int:
     Attention holds the layer's input, its norm, queries, keys, values, the output and its projection; where these
     are turned, queries and keys are there before and behind it, and rotation counts in float32.
     """
-    width, copied = vision.width, size < FLOAT32_BYTES
+    width, converted = vision.width, size < FLOAT32_BYTES
     if vision.turned:
         attention = 10 * width * size
-        rotation = width * (5 * size + (6 if copied else 4) * FLOAT32_BYTES)
+        rotation = width * (5 * size + (6 if converted else 4) * FLOAT32_BYTES)
     else:
         attention, rotation = 8 * width * size, 0
     mlp = ((3 + vision.kept) * width + vision.mlp_tensors * vision.mlp) * size
     angles = 2 * vision.turned * FLOAT32_BYTES
-    pixels = vision.patch_values * (FLOAT32_BYTES + (size if copied or vision.masked else 0))
+    pixels = vision.patch_values * FLOAT32_BYTES * (2 if vision.copied else 1)
+    pixels += vision.patch_values * size if converted or vision.masked else 0
     if vision.masked:
         pixels += 2 * vision.patch_values // 3 * POSITION_BYTES
     # in numpy, before: frame by frame, and all in one piece; a mask likewise
     processor = vision.patch_values * (4 if vision.masked else 2) * FLOAT32_BYTES
-    return max(processor, pixels + angles + max(rotation, attention, mlp))
+    embedding = (vision.patch_values + width) * size  # the convolution's columns, and its result
+    return max(processor, pixels + angles + max(embedding, rotation, attention, mlp))
 
 
 # --- what is there ---------------------------------------------------------------------------------------------

@@ -48,8 +48,10 @@ class VisionTower:
     """Patches that are merged into one visual token."""
     patch_values: int = 0
     """Numbers that the image processor writes per patch."""
+    copied: bool = False
+    """The model copies pixels as they come, in float32, before it begins."""
     masked: bool = False
-    """The processor also writes an int64 mask, and the model copies pixels and mask before it begins."""
+    """The processor also writes an int64 mask; the model copies it, and the pixels in its own format."""
 
 
 def tower_of(config: Any, **changes: Any) -> VisionTower:
