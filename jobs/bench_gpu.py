@@ -6,6 +6,7 @@ need (2 operations per weight and token, and attention), by that time, by the de
 measured on a tiny model, to see that the command works.
 """
 
+import gc
 import json
 import re
 import sys
@@ -135,6 +136,7 @@ def _load(name: str, folder: Path, max_new_tokens: int, device: "Device") -> "Vi
     from pipeline.config import AnswerConfig, CompressConfig
 
     build_shape(name, folder, "auto", device=device)
+    forget_peak(device)
     config = AnswerConfig(
         model=str(folder), frame_px=find_shape(name).vision.frame_px, max_new_tokens=max_new_tokens
     )
@@ -189,9 +191,10 @@ def _synchronize(device: "Device") -> None:
 
 
 def forget_peak(device: "Device") -> None:
-    """Let the peak of memory start anew, at what is held now."""
+    """Let the peak of memory start anew, at what is held now; a model that nobody holds any more is not."""
     import torch
 
+    gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

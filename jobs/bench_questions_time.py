@@ -29,12 +29,15 @@ Key = tuple[str, int]
 
 @contextmanager
 def replaced(owner: object, name: str, wrap: Callable[[Method], Method]) -> Generator[None]:
-    """Wrap a method of one object for the time of a block."""
+    """Wrap a method of one object for the time of a block; it may be wrapped already."""
+    own = dict(vars(owner))
     setattr(owner, name, wrap(getattr(owner, name)))
     try:
         yield
     finally:
         delattr(owner, name)
+        if name in own:
+            setattr(owner, name, own[name])
 
 
 # --- equality ------------------------------------------------------------------------------------------------

@@ -102,6 +102,19 @@ def test_rows_say_what_was_computed_and_where_the_time_went(llm):
     assert "encode" not in vars(llm), "the clocks are taken off again"
 
 
+def test_a_method_wrapped_twice_is_unwrapped_once_each_time():
+    class Owner:
+        def name(self):
+            return "a"
+
+    owner = Owner()
+    with replaced(owner, "name", lambda name: lambda: name() + "b"):
+        with replaced(owner, "name", lambda name: lambda: name() + "c"):
+            assert owner.name() == "abc"
+        assert owner.name() == "ab"
+    assert owner.name() == "a"
+
+
 def test_the_loop_over_the_library_gives_the_same_answers(llm, folder):
     loop = load_loop(ARGS, folder, "float32")
     kinds = ("flag", "ask", "choose", "ask")
