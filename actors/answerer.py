@@ -78,29 +78,31 @@ class AnswerActor:
     def _answer(self, windows: Sequence[Row]) -> list[dict[str, Answer]]:
         """Return the answers of some windows by query id: `find` from relevance, all else from the answerer."""
         given: list[dict[str, Answer]] = []
+        checked: list[list[tuple[str, confirm.Span, Ask]]] = []
         asked: list[Request] = []
-        spans: list[dict[str, list[confirm.Span]]] = []
         for row in windows:
             window: WindowView = row["request"].window
             finds = [ask for ask in row["request"].asks if ask.query.kind == "find"]
-            [relevant] = self.finder.answer([Request(window, finds)])
-            given.append({ask.query.query_id: answer for ask, answer in zip(finds, relevant, strict=True)})
             others = [ask for ask in row["request"].asks if ask.query.kind != "find"]
-            spans.append({})
-            for ask in finds if self.confirms else ():
-                checks = confirm.candidates(window, ask, given[-1][ask.query.query_id])
-                spans[-1][ask.query.query_id] = [span for span, _ in checks]
-                others += [check for _, check in checks]
-            asked.append(Request(window, others))
+            [relevant] = self.finder.answer([Request(window, finds)])
+            checks = [
+                (ask.query.query_id, span, check)
+                for ask, answer in zip(finds, relevant, strict=True)
+                for span, check in (confirm.candidates(window, ask, answer) if self.confirms else ())
+            ]
+            given.append({ask.query.query_id: answer for ask, answer in zip(finds, relevant, strict=True)})
+            checked.append(checks)
+            asked.append(Request(window, [*others, *(check for _, _, check in checks)]))
         answered = (
             self.answerer.answer(asked) if any(request.asks for request in asked) else [[] for _ in asked]
         )
-        for found, checked, request, answers in zip(given, spans, asked, answered, strict=True):
-            by_id = {ask.query.query_id: answer for ask, answer in zip(request.asks, answers, strict=True)}
-            for query_id, own in checked.items():
-                checks = [by_id.pop(confirm.check_id(query_id, span)) for span in own]
-                found[query_id] = confirm.confirm(found[query_id], list(zip(own, checks, strict=True)))
-            found.update(by_id)
+        for found, checks, request, answers in zip(given, checked, asked, answered, strict=True):
+            own, on_spans = answers[: len(answers) - len(checks)], answers[len(answers) - len(checks) :]
+            found.update({ask.query.query_id: answer for ask, answer in zip(request.asks, own, strict=False)})
+            for query_id in dict.fromkeys(owner for owner, _, _ in checks):
+                pairs = zip(checks, on_spans, strict=True)
+                mine = [(span, answer) for (owner, span, _), answer in pairs if owner == query_id]
+                found[query_id] = confirm.confirm(found[query_id], mine)
         return given
 
     def _close(self, window: Row, given: dict[str, Answer], share_s: float) -> Row:

@@ -25,15 +25,10 @@ def candidates(window: WindowView, ask: Ask, found: Answer) -> list[tuple[Span, 
             tokens if inside else 0 for tokens, inside in zip(ask.plan.tokens_N, inside_N, strict=True)
         )
         if any(tokens_N):
-            query = replace(ask.query, query_id=check_id(ask.query.query_id, span), kind="flag")
+            query = replace(ask.query, kind="flag")
             plan = Plan(ask.plan.route, tokens_N, ask.plan.reason)
             asks.append((span, replace(ask, query=query, plan=plan)))
     return asks
-
-
-def check_id(query_id: str, span: Span) -> str:
-    """Return the name of the question that confirms a span."""
-    return f"{query_id} {span[0]}-{span[1]}"
 
 
 def confirm(found: Answer, asked: Sequence[tuple[Span, Answer]]) -> Answer:

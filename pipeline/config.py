@@ -169,7 +169,7 @@ class AnswerConfig:
     """Longest side of the evidence frames handed to the model."""
     max_new_tokens: Count = 64
     """Longest free-text answer, in text tokens."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Strings that end a free-text answer; they are not part of it."""
     remove_prior: bool = False
     """Divide the likelihoods of `flag` and `choose` by those without a video, so that only what is seen counts."""

@@ -24,6 +24,7 @@ from actors.models.batching import cut_at
 from actors.models.decoding import NOT_FINITE
 from actors.models.families import FAMILIES
 from actors.models.loading import load_model
+from actors.models.marks import Marks
 from actors.models.prompting import label_ids, labels, question
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, RowError
@@ -96,8 +97,7 @@ class AnyLlm:
         self.parts = parts
         self.model = model
         self.tokenizer = parts.processor.tokenizer
-        added = self.tokenizer.added_tokens_decoder.values()
-        self.marks = {parts.marker, *(token.content for token in added if token.special)}
+        self.marks = Marks(self.tokenizer, parts.write((), ""), parts.marker)
         self.stop = config.stop
         self.remove_prior = config.remove_prior
         self.max_new_tokens = config.max_new_tokens
@@ -180,11 +180,7 @@ class AnyLlm:
             ValueError: the processor refuses the prompt.
         """
         asked = question(query)
-        if mark := next((mark for mark in self.marks if mark in asked), None):
-            msg = (
-                f"the question holds {mark!r}, a mark with which this model's prompts are built; take it out"
-            )
-            raise AnswerError(msg)
+        self.marks.check(asked)
         inputs = process(self.parts.processor, self.parts.write(times_s, asked), frames)
         found = int((inputs["input_ids"] == self.parts.config.image_token_id).sum())
         expected = len(frames) * self.parts.tokens_per_frame

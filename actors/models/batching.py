@@ -225,11 +225,12 @@ class Batch:
             query = self._ask(place).query
             try:
                 prompt = write_prompt(self.llm.parts, times_s(window, clip.rows), query)
+                put = Put(place, self.llm.question(prompt, query))
             except AnswerError as error:
                 self._refuse([place], str(error))
                 continue
             self.shown[place] = Shown(clip.rows, clip.tokens_T)
-            heads.setdefault(prompt.head, []).append(Put(place, self.llm.question(prompt, query)))
+            heads.setdefault(prompt.head, []).append(put)
         for ids, puts in heads.items():
             group = Group(self.llm.assemble(ids, clip), sorted(puts, key=lambda put: not put.question.labels))
             fitting: list[Put] = []
@@ -322,7 +323,11 @@ class Batch:
         if heard.error:
             self._refuse([place], heard.error)
             return
-        share = self.llm.chances(query, heard.label_logs)
+        try:
+            share = self.llm.chances(query, heard.label_logs)
+        except AnswerError as error:
+            self._refuse([place], str(error))
+            return
         best, words = int(share.argmax()), labels(query)
         text = words[best].lower() if query.kind == "flag" else words[best]
         self._answer(place, text, float(share[best]))

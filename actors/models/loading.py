@@ -82,6 +82,7 @@ def fetch(model: str, revision: str, *, weights: bool) -> ModelFiles:
     folder = Path(model).expanduser()
     if folder.is_dir():
         _check_weights(model, [path.name for path in folder.iterdir()])
+        _check_headers(model, folder)
         return ModelFiles(model, folder, _content_hash(folder))
     if folder.exists() or model.startswith((".", "/", "~")):
         found = "a file" if folder.exists() else "nothing"
@@ -125,6 +126,18 @@ def _check_weights(model: str, names: list[str]) -> None:
     raise ModelError(msg)
 
 
+def _check_headers(model: str, folder: Path) -> None:
+    """Refuse weight files that are empty or cut short, before an actor is started for them."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob(_WEIGHT_FILES)):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise load_error(model, f"opening {path.name} ({path.stat().st_size} bytes)", error) from error
+
+
 def _content_hash(folder: Path) -> str:
     """Return 12 hex digits over the small files, and over name, size, head and tail of each weight file.
 
@@ -151,6 +164,7 @@ def read_config(files: ModelFiles) -> Any:
             the model's repository.
     """
     mend_torchvision()
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -173,7 +187,7 @@ def read_config(files: ModelFiles) -> Any:
         raise ModelError(msg)
     try:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise load_error(files.name, "reading config.json", error) from error
 
 
@@ -202,7 +216,7 @@ def read_preprocessing(files: ModelFiles) -> tuple[Any, Any, str]:
     try:
         images = AutoImageProcessor.from_pretrained(files.folder, trust_remote_code=False, backend="pil")
         settings, _ = ProcessorMixin.get_processor_dict(files.folder)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise load_error(files.name, "reading its image processor", error) from error
     template: Any = settings.get("chat_template") or tokenizer.chat_template or ""
     return tokenizer, images, template.get("default", "") if isinstance(template, dict) else template

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from actors.device import load_error
 from actors.models.families import FAMILIES, find_family
 from actors.models.families.contract import Family, Grid
 from actors.models.loading import ModelFiles, fetch, read_config, read_preprocessing
+from actors.models.marks import Marks
 from pipeline.config import AnswerConfig
 from pipeline.errors import AnswerError, ModelError
 from pipeline.frames import FrameSize
@@ -40,12 +42,9 @@ class Preprocessing:
         return self.grid[0] * self.grid[1]
 
     @cached_property
-    def marks(self) -> tuple[str, ...]:
-        """The texts that the tokenizer reads as its special tokens, wherever they stand."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        return tuple(
-            {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-        )
+    def marks(self) -> Marks:
+        """What a question must not hold."""
+        return Marks(self.tokenizer, render(self.tokenizer, self.template, ""), self.placeholder)
 
     @property
     def placeholder(self) -> str:
@@ -100,8 +99,35 @@ def read_parts(config: AnswerConfig, *, weights: bool) -> Preprocessing:
         )
         raise ModelError(msg)
     tokenizer, images, template = read_preprocessing(files)
-    size, grid = measure_frame(family, model_config, images, config.frame_px)
-    return Preprocessing(files, model_config, family, tokenizer, images, template, size, grid)
+    try:
+        size, grid = measure_frame(family, model_config, images, config.frame_px)
+    except Exception as error:  # whatever a configuration that fits no picture makes of one
+        raise load_error(files.name, f"processing a blank frame of {config.frame_px} px", error) from error
+    parts = Preprocessing(files, model_config, family, tokenizer, images, template, size, grid)
+    _try_prompt(parts)
+    return parts
+
+
+def _try_prompt(parts: Preprocessing) -> None:
+    """Write a prompt of two frames, so that a model whose files do not belong together is refused at once.
+
+    Raises:
+        ModelError: the image token is none of the tokenizer's marks, or the chat template fails or changes the text.
+    """
+    name, token, asked = parts.files.name, parts.config.image_token_id, "Is there a Car, or not?"
+    if token not in parts.tokenizer.added_tokens_decoder:
+        msg = (
+            f"model {name!r}: its image_token_id {token!r} is none of the {len(parts.tokenizer.added_tokens_decoder)}"
+            " marks of its tokenizer; its configuration and its tokenizer do not belong together"
+        )
+        raise ModelError(msg)
+    try:
+        prompt = write_prompt(parts, (1.0, 2.0), Query("trial", asked, "ask"))
+    except Exception as error:  # templates are programs
+        raise load_error(name, "writing a prompt with its chat template", error) from error
+    if asked not in prompt.text or "<1.0s>" not in prompt.text:
+        msg = f"model {name!r}: its chat template changes the text of a prompt: {prompt.text[-120:]!r}"
+        raise ModelError(msg)
 
 
 def measure_frame(family: Family, config: Any, images: Any, frame_px: int) -> tuple[FrameSize, Grid]:
@@ -186,9 +212,7 @@ def write_prompt(parts: Preprocessing, times_s: Sequence[float], query: Query) -
             the answer.
     """
     asked = question(query)
-    if mark := next((mark for mark in parts.marks if mark in asked), None):
-        msg = f"the question holds {mark!r}, a mark with which this model's prompts are built; take it out"
-        raise AnswerError(msg)
+    parts.marks.check(asked)
     per_frame = parts.tokens_per_frame + parts.family.separators
     text = prompt_text(parts.family, parts.placeholder, times_s, per_frame, asked)
     text = render(parts.tokenizer, parts.template, text)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.device import halve_on_out_of_memory, to_device
+from actors.device import halve_on_out_of_memory, is_out_of_memory, to_device
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
 from actors.models.decoding import Language, Question
@@ -171,21 +171,47 @@ class VideoLlm:
             key = prior_key(query)
             if query.kind not in LABELLED or key in self.priors:
                 continue
-            question = self.question(write_prompt(self.parts, (), query), query)
+            try:
+                question = self.question(write_prompt(self.parts, (), query), query)
+            except AnswerError:
+                continue  # refused with its frames too
+            if self.lacks_room(0, question):
+                continue
             tree = TokenTree(question.num_tokens, self.language.device)
-            [heard] = self.language.put(tree, [question])
+            try:
+                [heard] = self.language.put(tree, [question])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                continue  # `chances` says so
             self.priors[key] = heard.label_logs
             spent[key] = question.num_tokens
         return spent
 
     def chances(self, query: Query, label_logs: torch.Tensor) -> torch.Tensor:
-        """Return each label's share of the likelihood of all, without what it is without a video if so configured."""
-        return torch.softmax(label_logs - self.priors.get(prior_key(query), 0.0), 0)
+        """Return each label's share of the likelihood of all, without what it is without a video if so configured.
+
+        Raises:
+            AnswerError: what it is without a video could not be found out.
+        """
+        if not self.config.remove_prior:
+            return torch.softmax(label_logs, 0)
+        if prior_key(query) not in self.priors:
+            msg = "out of memory on the question without a video, whose likelihoods are to be removed"
+            raise AnswerError(msg)
+        return torch.softmax(label_logs - self.priors[prior_key(query)], 0)
 
     def question(self, prompt: Prompt, query: Query) -> Question:
-        """Return what stands behind the frames in tokens, with the labels of a query that has some."""
+        """Return what stands behind the frames in tokens, with the labels of a query that has some.
+
+        Raises:
+            AnswerError: a label has no tokens.
+        """
         words = labels(query) if query.kind in LABELLED else ()
         ids = [tuple(label_ids(self.parts.tokenizer, prompt.text, word)) for word in words]
+        if not all(ids):
+            msg = f"choice {words[ids.index(())]!r} is no text to this model's tokenizer; write it in other letters"
+            raise AnswerError(msg)
         return Question(prompt.tail, tuple(ids))
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -301,3 +301,23 @@ def test_answers_are_a_table_of_the_schema(actor):
     answered = actor.shown()(rows.to_table([window(0, SHOWN)], rows.EVIDENCE_FRAMES))
     assert isinstance(answered, pa.Table)
     assert answered.schema == rows.ANSWERED
+
+
+def test_a_question_with_a_mark_is_refused_alone_also_where_priors_are_removed(model):
+    marked = Query("marked", "is <s> here", "flag")
+    actor = make_actor((marked, FLAG), model=str(model), frame_px=64, dtype="float32", remove_prior=True)
+    [found] = ask(actor, window(0, {"marked": ALL, "car": ALL}, (marked, FLAG)))
+    assert "holds '<s>'" in found["marked"]["error_message"]
+    assert not found["car"]["error_type"]
+
+
+def test_a_query_may_be_called_what_it_likes_beside_confirmed_finds(model):
+    queries = (
+        Query("q", "a dog", "find", threshold=0.0),
+        Query("q 0.0-6.0", "a car", "flag"),
+        Query("q/0", "b", "flag"),
+    )
+    actor = make_actor(queries, model=str(model), frame_px=64, dtype="float32", confirm_find=True)
+    [found] = ask(actor, window(0, {query.query_id: ALL for query in queries}, queries))
+    assert found.keys() == {query.query_id for query in queries}
+    assert not any(answer["error_type"] for answer in found.values())

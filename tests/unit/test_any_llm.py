@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -112,14 +113,14 @@ def library_label_logs(kind, llm, inputs, query):
 @pytest.mark.parametrize("kind", ANY_LLMS)
 def test_describe_measures_what_a_frame_costs_without_weights(folders, kind, tmp_path):
     folder = shutil.copytree(folders[kind], tmp_path / kind)
-    (folder / "model.safetensors").write_bytes(b"not weights")
+    safetensors.torch.save_file({"other": torch.zeros(1)}, folder / "model.safetensors")
     config = AnswerConfig(model=str(folder), frame_px=FRAME_PX)
     assert find_answerer(config) is ANSWERERS["any-llm"]
     facts = find_answerer(config).describe(config)
     fit = "stretch" if kind == "llava_next" else "inside"
     assert (facts.name, facts.tokens_per_frame, facts.cuts_frames) == (str(folder), COSTS[kind], False)
     assert facts.frame_size == FrameSize(FRAME_PX, FRAME_PX, fit)
-    with pytest.raises(ModelError, match="loading its weights failed"):
+    with pytest.raises(ModelError, match="weights are not in the files and would be random"):
         any_llm.make(config, CompressConfig(), "cpu")
 
 

@@ -48,3 +48,8 @@ def test_differences_name_the_path():
 def test_a_window_fits_into_memory():
     with pytest.raises(ConfigError, match="36000 frames, more than 4096"):
         WindowConfig(length_s=3600, sample_fps=10)
+
+
+def test_an_empty_stop_string_would_end_every_answer():
+    with pytest.raises(ValueError, match="at least 1 character"):
+        AnswerConfig(stop=("",))

@@ -121,7 +121,7 @@ def test_damaged_and_missing_weight_files_are_refused(model, tmp_path):
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
-        ModelError, match=r"loading its weights failed with SafetensorError: .*not fully covered"
+        ModelError, match=r"opening model.safetensors .* failed with SafetensorError: .*not fully covered"
     ):
         load(folder)
     weights.write_bytes(whole)

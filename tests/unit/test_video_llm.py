@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -126,7 +127,7 @@ def logits_behind(llm, tree, ids):
 def test_describe_measures_what_a_frame_costs_without_weights(folders, kind, tmp_path):
     folder = tmp_path / kind
     shutil.copytree(folders[kind], folder)
-    (folder / "model.safetensors").write_bytes(b"not weights")
+    safetensors.torch.save_file({"other": torch.zeros(1)}, folder / "model.safetensors")
     facts = video_llm.describe(AnswerConfig(model=str(folder), frame_px=FRAME_PX))
     fit = "stretch" if kind.startswith("qwen") else "inside"
     assert facts.tokens_per_frame == COSTS[kind]
@@ -135,7 +136,7 @@ def test_describe_measures_what_a_frame_costs_without_weights(folders, kind, tmp
     assert len(facts.revision) == 12
     original = video_llm.describe(AnswerConfig(model=str(folders[kind]), frame_px=FRAME_PX))
     assert facts.revision != original.revision
-    with pytest.raises(ModelError, match="loading its weights failed"):
+    with pytest.raises(ModelError, match="weights are not in the files and would be random"):
         video_llm.make(AnswerConfig(model=str(folder)), CompressConfig(), "cpu")
 
 
