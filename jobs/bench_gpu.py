@@ -295,7 +295,6 @@ def show(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], tokens
     """Show every frame of a window with so many tokens, with room for the questions and their answers."""
     from actors.models.batching import times_s
     from actors.models.prompting import write_prompt
-    from actors.models.token_tree import TokenTree
 
     num_frames = len(window.evidence_index)
     features = llm.encode(_pictures(window))
@@ -304,7 +303,7 @@ def show(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], tokens
     questions = [llm.question(prompt, query) for prompt, query in zip(prompts, queries, strict=True)]
     head = llm.assemble(prompts[0].head, clip)
     room = sum(question.num_tokens + llm.config.max_new_tokens for question in questions)
-    tree = TokenTree(len(head.embeds_LD) + room, llm.language.device)
+    tree = llm.language.tree(len(head.embeds_LD) + room)
     llm.language.show(tree, head.embeds_LD, head.positions_PL, head.next_position, head.extra)
     return Shown(tree, questions, sum(clip.tokens_T), len(head.embeds_LD))
 

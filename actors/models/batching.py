@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FRAMES_PER_CALL = 16
 """Frames the vision tower sees at once, memory permitting."""
-TOKENS_PER_PASS = 2048
+TOKENS_PER_PASS = 512
 """Tokens of questions and labels that are put in one pass, where there are several questions."""
 
 Place = tuple[int, int]
@@ -249,7 +249,7 @@ class Batch:
         if len(puts) < len(group.puts):
             self.groups.appendleft(replace(group, puts=group.puts[len(puts) :]))
         language, head = self.llm.language, group.head
-        tree = TokenTree(self._rows(group, puts), language.device)
+        tree = language.tree(self._rows(group, puts))
         try:
             language.show(tree, head.embeds_LD, head.positions_PL, head.next_position, head.extra)
         except (RuntimeError, MemoryError) as error:

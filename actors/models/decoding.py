@@ -59,6 +59,7 @@ class Language:
 
     def __init__(self, model: Any, decoder: Any, axes: int, ends: frozenset[int]) -> None:
         self.decoder = decoder
+        self.num_layers: int = decoder.config.num_hidden_layers
         self.axes = axes
         self.ends = ends
         self.embed = model.get_input_embeddings()
@@ -66,6 +67,10 @@ class Language:
         self.device: torch.device = self.embed.weight.device
         self.out_of_memory = OutOfMemory()
         """How often a pass, or a batch of frames of the same model, did not fit."""
+
+    def tree(self, capacity: int) -> TokenTree:
+        """Return an empty tree with room for some rows."""
+        return TokenTree(capacity, self.num_layers, self.device)
 
     def show(
         self,

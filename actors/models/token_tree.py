@@ -31,14 +31,16 @@ DEPTH = 3
 class TokenTree:
     """Keys and values of a trunk and its branches; rows are appended by `forward` and never move."""
 
-    def __init__(self, capacity: int, device: torch.device) -> None:
+    def __init__(self, capacity: int, num_layers: int, device: torch.device) -> None:
         self.capacity = capacity
+        self._num_layers = num_layers
         self.num_rows = 0
         self.next_position = 0
         """Position of the first token behind the trunk, on every axis."""
         self._branch_K = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._below = [(TRUNK,) * DEPTH]
-        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rows: torch.Tensor | None = None
+        """[layers, keys and values, 1, heads, capacity, head size], one block so that it is given back as one."""
 
     def grow(self, below: int = TRUNK) -> int:
         """Return a new branch on top of another one."""
@@ -53,11 +55,11 @@ class TokenTree:
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store [1, heads, L, head size] behind the rows that count, and return views of all rows up to there."""
-        if layer not in self._layers:
-            shape = (1, keys.shape[1], self.capacity, keys.shape[3])
-            self._layers[layer] = (keys.new_empty(shape), values.new_empty((*shape[:3], values.shape[3])))
+        if self._rows is None:
+            shape = (self._num_layers, 2, 1, keys.shape[1], self.capacity, keys.shape[3])
+            self._rows = keys.new_empty(shape)
         end = self.num_rows + keys.shape[2]
-        all_keys, all_values = self._layers[layer]
+        all_keys, all_values = self._rows[layer]
         all_keys[:, :, self.num_rows : end] = keys
         all_values[:, :, self.num_rows : end] = values
         return all_keys[:, :, :end], all_values[:, :, :end]

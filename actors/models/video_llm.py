@@ -32,7 +32,7 @@ from actors.models.prompting import (
     read_parts,
     write_prompt,
 )
-from actors.models.token_tree import TokenTree, use_trees
+from actors.models.token_tree import use_trees
 from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
@@ -177,7 +177,7 @@ class VideoLlm:
                 continue  # refused with its frames too
             if self.lacks_room(0, question):
                 continue
-            tree = TokenTree(question.num_tokens, self.language.device)
+            tree = self.language.tree(question.num_tokens)
             try:
                 [heard] = self.language.put(tree, [question])
             except (RuntimeError, MemoryError) as error:

@@ -12,7 +12,6 @@ from actors.models.batching import Batch
 from actors.models.decoding import Question
 from actors.models.memory import Memory, _group_spare_bytes, stored_bytes
 from actors.models.prompting import process_frames, read_parts
-from actors.models.token_tree import TokenTree
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.frames import Frames
 from tests.tiny_models import VIDEO_LLMS, build
@@ -63,7 +62,7 @@ def test_a_pass_takes_what_is_reckoned(folder, dtype, tmp_path):
     llm = load(folder, dtype)
     memory, language = llm.memory, llm.language
     num, asked = 400, 100
-    tree = TokenTree(num + asked, language.device)
+    tree = language.tree(num + asked)
     embeds_LD = torch.zeros(num, llm.parts.config.get_text_config().hidden_size, dtype=llm.model.dtype)
     found = most_bytes(lambda: language.show(tree, embeds_LD, language.span(0, num), num, {}), tmp_path)
     kept = (num + asked) * memory.row_bytes

@@ -54,7 +54,7 @@ def alone(library, ids):
 
 def test_branches_see_the_trunk_and_themselves(models):
     ours, library = models
-    tree = TokenTree(20, torch.device("cpu"))
+    tree = TokenTree(20, 2, torch.device("cpu"))
     [trunk_LD] = forward(ours.get_decoder(), [segment(ours, tree, [(0, TRUNK_IDS, 0)])])
     assert torch.allclose(trunk_LD, alone(library, TRUNK_IDS), atol=1e-5)
     grown = [tree.grow() for _ in BRANCHES]
@@ -71,7 +71,7 @@ def test_branches_see_the_trunk_and_themselves(models):
 
 def test_trees_in_one_pass_do_not_see_each_other_and_branches_go_on_in_any_order(models):
     ours, library = models
-    first, second = TokenTree(12, torch.device("cpu")), TokenTree(9, torch.device("cpu"))
+    first, second = TokenTree(12, 2, torch.device("cpu")), TokenTree(9, 2, torch.device("cpu"))
     shown = [segment(ours, first, [(0, TRUNK_IDS, 0)]), segment(ours, second, [(0, TRUNK_IDS[:2], 0)])]
     forward(ours.get_decoder(), shown)
     a, b, c = first.grow(), first.grow(), second.grow()
@@ -87,14 +87,14 @@ def test_trees_in_one_pass_do_not_see_each_other_and_branches_go_on_in_any_order
 
 def test_cut_rows_are_forgotten_and_nothing_moves(models):
     ours, library = models
-    tree = TokenTree(9, torch.device("cpu"))
+    tree = TokenTree(9, 2, torch.device("cpu"))
     forward(ours.get_decoder(), [segment(ours, tree, [(0, TRUNK_IDS, 0)])])
-    before = [tensor.data_ptr() for pair in tree._layers.values() for tensor in pair]
+    before = tree._rows.data_ptr()
     for ids in ([11, 12, 13, 14], [15, 16]):
         [found_LD] = forward(ours.get_decoder(), [segment(ours, tree, [(tree.grow(), ids, 5)])])
         assert torch.allclose(found_LD[-1], alone(library, TRUNK_IDS + ids)[-1], atol=1e-5)
         tree.cut(5)
-    assert before == [tensor.data_ptr() for pair in tree._layers.values() for tensor in pair]
+    assert before == tree._rows.data_ptr()
     with pytest.raises(ValueError, match="9 rows cannot take 10"):
         forward(ours.get_decoder(), [segment(ours, tree, [(tree.grow(), [1] * 5, 5)])])
     assert tree.num_rows == 5
@@ -105,4 +105,6 @@ def test_a_sliding_window_that_would_forget_the_frames_is_refused(models, monkey
     for layer in ours.get_decoder().layers:
         monkeypatch.setattr(layer.self_attn, "sliding_window", 4)
     with pytest.raises(AnswerError, match="5 tokens are more than the 4"):
-        forward(ours.get_decoder(), [segment(ours, TokenTree(9, torch.device("cpu")), [(0, TRUNK_IDS, 0)])])
+        forward(
+            ours.get_decoder(), [segment(ours, TokenTree(9, 2, torch.device("cpu")), [(0, TRUNK_IDS, 0)])]
+        )

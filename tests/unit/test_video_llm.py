@@ -12,7 +12,6 @@ import transformers
 from actors.models import Ask, Request, WindowView, video_llm
 from actors.models.decoding import Question
 from actors.models.prompting import label_ids, prompt_ids, write_prompt
-from actors.models.token_tree import TokenTree
 from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
@@ -104,7 +103,7 @@ def show(llm, prompt, plan_T, room=400):
     """Return a tree whose trunk shows the frames."""
     clip = llm.reduce(llm.encode(PIXELS), [0, 1, 2], tuple(enumerate(plan_T)))
     head = llm.assemble(prompt.head, clip)
-    tree = TokenTree(len(head.embeds_LD) + room, llm.language.device)
+    tree = llm.language.tree(len(head.embeds_LD) + room)
     llm.language.show(tree, head.embeds_LD, head.positions_PL, head.next_position, head.extra)
     return tree, clip
 
@@ -299,7 +298,7 @@ def test_a_prior_is_what_the_labels_would_be_without_a_video(load):
     seeing, fair = load("internvl"), load("internvl", remove_prior=True)
     question = ask("choose", choices=("red", "dark green", "Yes"))
     blind = seeing.question(write_prompt(seeing.parts, (), question.query), question.query)
-    [prior] = seeing.language.put(TokenTree(200, seeing.language.device), [blind])
+    [prior] = seeing.language.put(seeing.language.tree(200), [blind])
     tree, _ = show(seeing, prompt_of(seeing, question), (4, 4, 4))
     [heard] = seeing.language.put(tree, [seeing.question(prompt_of(seeing, question), question.query)])
     expected = torch.softmax(heard.label_logs - prior.label_logs, 0)
