@@ -4,6 +4,7 @@ Three ways to fail, three answers: out of memory is retried once with half the b
 end the run, and a poisoned CUDA context ends the process.
 """
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_M_MMAP_THRESHOLD = -3
+_RETURNED_BYTES = 1 << 20
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -76,6 +79,17 @@ def limit_gpu_memory(fraction: float, device: Device) -> None:
     """
     if device == "cuda" and 0 < fraction < 1:
         torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+def return_freed_memory() -> None:
+    """Let the C library give freed tensors back to the system at once, so that a budget holds for what is resident.
+
+    glibc begins so, but raises the size from which it does to 32 MB by itself, and keeps all that is smaller: resident
+    memory was 6 to 13 % above what was alive (docs/log.md). Where there is no glibc, nothing is done.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _RETURNED_BYTES)
 
 
 @dataclass(slots=True)

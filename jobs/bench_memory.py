@@ -27,7 +27,7 @@ from pipeline.errors import AnswerError
 from pipeline.queries import Kind
 
 if TYPE_CHECKING:
-    from actors.models.video_llm import VideoLlm
+    from actors.models.prompting import Preprocessing
 
 Dtype = Literal["float32", "bfloat16"]
 MEASURED_SHAPES = tuple(
@@ -61,14 +61,14 @@ class Run:
 def measure_shape(
     name: str, folder: Path, dtype: Dtype = "float32", device: Device = "cpu"
 ) -> dict[str, Any]:
-    """Return what was reckoned and what was taken when a shape answers four windows of eight frames.
+    """Return what was reckoned and what was taken when a shape answers two windows of eight frames.
 
     Raises:
         ConfigError: no such shape.
         AnswerError: the run failed.
     """
     model, small = build_shape(name, folder / f"{name}-{dtype}", dtype), build_small(name, folder, dtype)
-    run = Run(str(model), str(small), find_shape(name).vision.frame_px, 4, 8, 6, dtype=dtype, device=device)
+    run = Run(str(model), str(small), find_shape(name).vision.frame_px, 2, 8, 6, dtype=dtype, device=device)
     return {"shape": name, "dtype": dtype, **compare(answer_apart(run))}
 
 
@@ -152,23 +152,26 @@ def answer(run: Run) -> dict[str, Any]:
     """Load, answer, and return what was reckoned, what was taken, and the answers."""
     from actors.models import video_llm
     from actors.models.batching import Batch
+    from actors.models.prompting import read_parts
     from pipeline.config import AnswerConfig, CompressConfig
 
-    def load(model: str) -> video_llm.VideoLlm:
-        config = AnswerConfig(
+    def config_of(model: str) -> AnswerConfig:
+        return AnswerConfig(
             model=model, frame_px=run.frame_px, dtype=run.dtype, max_new_tokens=run.max_new_tokens,
             memory_gb=run.memory_gb,
         )  # fmt: skip
-        llm = video_llm.make(config, CompressConfig(), run.device)
+
+    def load(model: str) -> video_llm.VideoLlm:
+        llm = video_llm.make(config_of(model), CompressConfig(), run.device)
         assert isinstance(llm, video_llm.VideoLlm)
         return llm
 
     small = load(run.small)
-    small.answer(_requests(replace(run, num_windows=1, num_frames=2), small))
+    small.answer(_requests(replace(run, num_windows=1, num_frames=2), small.parts))
     del small
+    requests = _requests(run, read_parts(config_of(run.model), weights=False))
     peak = _GpuPeak() if run.device == "cuda" else _HostPeak()
     llm = load(run.model)
-    requests = _requests(run, llm)
     peak.restart()
     batch = Batch(llm, requests)
     answers = [one for window in batch.run() for one in window]
@@ -180,10 +183,10 @@ def answer(run: Run) -> dict[str, Any]:
     }
 
 
-def _requests(run: Run, llm: "VideoLlm") -> list[Request]:
-    windows = make_windows(None, run.num_windows, run.num_frames, llm.parts.frame_size)
+def _requests(run: Run, parts: "Preprocessing") -> list[Request]:
+    windows = make_windows(None, run.num_windows, run.num_frames, parts.frame_size)
     queries = draw_queries(run.num_questions, run.kinds)
-    return [request(window, queries, llm.parts.tokens_per_frame) for window in windows]
+    return [request(window, queries, parts.tokens_per_frame) for window in windows]
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _qwen2_5_vl_config(
             "patch_size": shape.vision.patch_px,
             "spatial_merge_size": shape.vision.merge,
             "window_size": 8 * shape.vision.patch_px,
-            "fullatt_block_indexes": list(range(layers // 4 - 1, layers, layers // 4)),
+            "fullatt_block_indexes": list(range(max(1, layers // 4) - 1, layers, max(1, layers // 4))),
         },
         text_config={**text, "max_position_embeddings": 128000, "rope_parameters": rope},
         image_token_id=ids["<|image_pad|>"],

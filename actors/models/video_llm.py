@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.device import halve_on_out_of_memory, is_out_of_memory, to_device
+from actors.device import halve_on_out_of_memory, is_out_of_memory, return_freed_memory, to_device
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
 from actors.models.decoding import Language, Question
@@ -110,6 +110,8 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     """
     compressor: CompressFn = find(TOKEN_COMPRESSORS, compress.compressor, "TOKEN_COMPRESSORS")
     parts = read_parts(config, weights=True)
+    if device == "cpu":
+        return_freed_memory()
     model = load_model(
         "AutoModelForImageTextToText", parts.files, config.dtype, device,
         attention=config.attention, quantize=config.quantize, compile=config.compile,

@@ -1,6 +1,8 @@
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from actors.device import (
     load_error,
     pick_device,
     pick_dtype,
+    return_freed_memory,
     to_device,
 )
 from pipeline.errors import AnswerError, ModelError
@@ -147,3 +150,26 @@ def test_load_errors_say_which_model_and_what_to_check():
     error = load_error("someone/tiny", "reading config.json", ValueError("bad\nlong story"))
     assert "model 'someone/tiny': reading config.json failed with ValueError: bad; expected" in str(error)
     assert "long story" not in str(error)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_freed_tensors_leave_the_process():
+    def resident_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def kept_after_use():
+        """Return what stays when large tensors go and small ones between them stay."""
+        before = resident_bytes()
+        large, small = [], []
+        for _ in range(40):
+            large.append(torch.ones(1_000_000))
+            small.append(torch.ones(1000))
+        large.clear()
+        kept_bytes = resident_bytes() - before
+        small.clear()
+        return kept_bytes
+
+    for _ in range(2):  # glibc raises its threshold after the first
+        kept_after_use()
+    return_freed_memory()
+    assert kept_after_use() < 10_000_000
