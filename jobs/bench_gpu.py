@@ -293,7 +293,7 @@ class Shown:
 
 def show(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], tokens: int) -> Shown:
     """Show every frame of a window with so many tokens, with room for the questions and their answers."""
-    from actors.models.batching import times_s
+    from actors.models.groups import times_s
     from actors.models.prompting import write_prompt
 
     num_frames = len(window.evidence_index)

@@ -20,9 +20,9 @@ from PIL import Image
 from actors.device import is_out_of_memory
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Cost, Device, Request, WindowView
 from actors.models.any_processor import Parts, process, read_parts
-from actors.models.batching import cut_at
 from actors.models.decoding import NOT_FINITE
 from actors.models.families import FAMILIES
+from actors.models.groups import cut_at
 from actors.models.loading import load_model
 from actors.models.marks import Marks
 from actors.models.prompting import label_ids, labels, question

@@ -4,77 +4,39 @@ A window's frames go through the vision tower once; questions with the same plan
 trunk (token_tree.py). `flag` and `choose` are answered in the pass that puts the question; `ask` goes on as free text,
 which is decoded for all groups together. Whenever an answer ends, its memory lets the next group in (continuous
 batching). What does not fit waits; what does not fit alone is refused.
-
-Shape letters: N frames.
 """
 
-import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.device import halve_on_out_of_memory, is_out_of_memory
 from actors.models import Answer, Ask, Cost, Request, WindowView
-from actors.models.decoding import Heard, Question, Said, Speech
+from actors.models.decoding import Heard, Said, Speech
+from actors.models.groups import (
+    Group,
+    Place,
+    Planned,
+    Put,
+    Shown,
+    cut_at,
+    cut_passes,
+    rows_of,
+    shown_rows,
+    times_s,
+    why_not,
+)
 from actors.models.prompting import labels, prior_key, write_prompt
 from actors.models.token_tree import TokenTree
 from pipeline.errors import AnswerError
 from pipeline.spans import find_spans
 
 if TYPE_CHECKING:
-    from actors.models.video_llm import FrameFeatures, Head, VideoLlm
-
-logger = logging.getLogger(__name__)
+    from actors.models.video_llm import VideoLlm
 
 FRAMES_PER_CALL = 16
 """Frames the vision tower sees at once, memory permitting."""
-TOKENS_PER_PASS = 512
-"""Tokens of questions and labels that are put in one pass, where there are several questions."""
-
-Place = tuple[int, int]
-"""Which ask: (request, ask)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Asks of one window with the same plan, its frames encoded."""
-
-    features: "FrameFeatures"
-    picked: Sequence[int]
-    """Which of the encoded frames the plan shows."""
-    plan: Sequence[tuple[int, int]]
-    """Of each of these, its row of the evidence and the visual tokens allowed."""
-    places: Sequence[Place]
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """One ask, its question in tokens."""
-
-    place: Place
-    question: Question
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Asks that share a trunk: first those answered by their labels, then those answered in free text."""
-
-    head: "Head"
-    puts: Sequence[Put]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the trunk."""
-        return len(self.head.embeds_LD)
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What is left of a clip once it is in a prompt."""
-
-    rows: Sequence[int]
-    tokens_T: Sequence[int]
 
 
 class Batch:
@@ -113,7 +75,7 @@ class Batch:
                 self._assemble(self.planned.popleft())
             elif not self.groups and self.waiting and (frames_per_call := self._frames_that_fit()):
                 number = self.waiting.popleft()
-                num_frames = len(_rows_of(self.requests[number]))
+                num_frames = len(rows_of(self.requests[number]))
                 self._reckon(self.llm.memory.look_bytes(num_frames, frames_per_call))
                 self._look(number, frames_per_call)
             elif self.speech.keys:
@@ -140,8 +102,10 @@ class Batch:
 
     def _rows(self, group: Group, puts: Sequence[Put]) -> int:
         """Return the rows that a tree with these questions needs: labels' are used again, answers' are kept."""
-        passes = [sum(put.question.num_tokens for put in part) for part in _passes(puts)]
-        labelled = [size for part, size in zip(_passes(puts), passes, strict=True) if part[0].question.labels]
+        passes = [sum(put.question.num_tokens for put in part) for part in cut_passes(puts)]
+        labelled = [
+            size for part, size in zip(cut_passes(puts), passes, strict=True) if part[0].question.labels
+        ]
         free = [put.question.num_tokens for put in puts if not put.question.labels]
         kept = sum(free) + len(free) * self.llm.config.max_new_tokens
         return group.num_tokens + max([kept, *labelled])
@@ -156,7 +120,7 @@ class Batch:
     def _need_bytes(self, group: Group, puts: Sequence[Put]) -> int:
         """Return what questions of a group take at most: their tree, and the largest pass over it."""
         memory, rows = self.llm.memory, self._rows(group, puts)
-        most = max(sum(put.question.num_tokens for put in part) for part in _passes(puts))
+        most = max(sum(put.question.num_tokens for put in part) for part in cut_passes(puts))
         work = max(memory.prefill_bytes(group.num_tokens), memory.pass_bytes(most, rows))
         return rows * memory.row_bytes + work
 
@@ -168,7 +132,7 @@ class Batch:
     def _frames_that_fit(self) -> int:
         """Return how many frames of the next window may go through the vision tower at once, perhaps none."""
         memory, room = self.llm.memory, self._room_bytes()
-        num_frames = len(_rows_of(self.requests[self.waiting[0]]))
+        num_frames = len(rows_of(self.requests[self.waiting[0]]))
         if not num_frames:
             return 1
         if self.speech.keys:  # goes on beside the features
@@ -187,7 +151,7 @@ class Batch:
 
     def _look(self, number: int, frames_per_call: int) -> None:
         """Encode the frames of a window that any question is shown, and put questions with the same plan together."""
-        request, rows = self.requests[number], _rows_of(self.requests[number])
+        request, rows = self.requests[number], rows_of(self.requests[number])
         features = None
         if rows and request.window.evidence is not None:
             try:
@@ -201,7 +165,7 @@ class Batch:
         for index, ask in enumerate(request.asks):
             shown = shown_rows(request.window, ask)
             if features is None or not shown:
-                self._refuse([(number, index)], _why_not(request.window, ask))
+                self._refuse([(number, index)], why_not(request.window, ask))
                 continue
             prior_tokens = self.priors.pop(prior_key(ask.query), 0)
             self._pay((number, index), vision_frames=len(set(shown) - seen), prefill_tokens=prior_tokens)
@@ -259,7 +223,7 @@ class Batch:
             self._refuse([put.place for put in puts], reason)
             return
         self._pay(puts[0].place, prefills=1, prefill_tokens=group.num_tokens)
-        for part in _passes(puts):
+        for part in cut_passes(puts):
             self._put(tree, part)
 
     def _put(self, tree: TokenTree, puts: Sequence[Put]) -> None:
@@ -394,49 +358,3 @@ class Batch:
 
     def _tokens_dense(self, window: WindowView) -> int:
         return len(window.pts_s_N) * self.llm.parts.tokens_per_frame
-
-
-def _passes(puts: Sequence[Put]) -> list[list[Put]]:
-    """Cut questions into those put in one pass: of one kind, and not too many tokens."""
-    passes: list[list[Put]] = []
-    size = 0
-    for put in puts:
-        new = not passes or bool(put.question.labels) != bool(passes[-1][0].question.labels)
-        if new or size + put.question.num_tokens > TOKENS_PER_PASS:
-            passes.append([])
-            size = 0
-        passes[-1].append(put)
-        size += put.question.num_tokens
-    return passes
-
-
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """Return a text up to the first of some strings."""
-    return text[: min([len(text), *(at for word in stop if (at := text.find(word)) >= 0)])]
-
-
-def shown_rows(window: WindowView, ask: Ask) -> list[int]:
-    """Return which evidence frames a question may see."""
-    if ask.query.kind == "find":
-        return []
-    return [row for row, frame in enumerate(window.evidence_index) if ask.plan.tokens_N[frame] > 0]
-
-
-def _rows_of(request: Request) -> list[int]:
-    """Return the evidence frames that any question of a window may see."""
-    return sorted({row for ask in request.asks for row in shown_rows(request.window, ask)})
-
-
-def times_s(window: WindowView, rows: Sequence[int]) -> list[float]:
-    """Return the times of some of the evidence frames."""
-    return [float(window.pts_s_N[window.evidence_index[row]]) for row in rows]
-
-
-def _why_not(window: WindowView, ask: Ask) -> str:
-    """Return why a question is not put to the model."""
-    if ask.query.kind == "find":
-        return f"query {ask.query.query_id!r}: find is answered from relevance, not by a language model"
-    return (
-        f"query {ask.query.query_id!r}: its plan shows none of the {len(window.evidence_index)} evidence frames;"
-        " raise plan.budget_tokens"
-    )

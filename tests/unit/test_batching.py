@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actors.models import Request, WindowView, video_llm
-from actors.models.batching import cut_at
+from actors.models.groups import cut_at
 from pipeline.config import AnswerConfig, CompressConfig
 from tests.tiny_models import build
 from tests.unit.test_video_llm import EVIDENCE, FRAME_PX, PTS_S, WINDOW, ask
