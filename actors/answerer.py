@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors import confirm
-from actors.device import exit_on_poisoned_cuda, limit_gpu_memory
+from actors.device import exit_on_poisoned_cuda, limit_gpu_memory, poisoned_is_fatal
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView, relevance
 from pipeline import rows
 from pipeline.answers import answer_row, failed_rows
@@ -58,7 +58,8 @@ class AnswerActor:
             good = [row for row in opened if not row["error_type"]]
             started = time.perf_counter()
             try:
-                given = self._answer(good)
+                with poisoned_is_fatal():
+                    given = self._answer(good)
             except (JobError, FatalWorkerError):
                 raise
             except Exception as error:

@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 
 _M_MMAP_THRESHOLD = -3
 _RETURNED_BYTES = 1 << 20
+_SIGNS_OF_FULL_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -98,14 +99,12 @@ class OutOfMemory:
 
     halved: int = 0
     """Batches run again in two halves."""
-    refused: int = 0
-    """Of these, batches of which a half did not fit either."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on the GPU or (torch's CPU allocator has no type of its own) on the host."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY)
     )
 
 
@@ -137,15 +136,14 @@ def halve_on_out_of_memory(
         logger.warning("out of memory on %s; trying again in two halves", what)
     count.halved += 1
     # out of the except block: its traceback would keep the failed batch alive
-    _empty_cache()
+    empty_cache()
     middle = (len(items) + 1) // 2
     try:
         return [result for half in (items[:middle], items[middle:]) if half for result in run(half)]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        _empty_cache()
-        count.refused += 1
+        empty_cache()
         msg = (
             f"{what} do not fit in memory, not even in two halves ({_first_line(error)});"
             " lower answer.frame_px or window.length_s, or reserve a larger device"
@@ -153,7 +151,7 @@ def halve_on_out_of_memory(
         raise AnswerError(msg) from error
 
 
-def _empty_cache() -> None:
+def empty_cache() -> None:
     """Give torch's unused GPU memory back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -174,6 +172,15 @@ def exit_on_poisoned_cuda() -> Generator[None]:
         logger.critical("this process cannot go on, exiting so that it is replaced: %s", _first_line(error))
         logging.shutdown()
         os._exit(1)
+
+
+@contextmanager
+def poisoned_is_fatal() -> Generator[None]:
+    """Turn an error after which the CUDA context is unusable into one that no guard of rows takes for a bug."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise FatalWorkerError(_first_line(error)) from error
 
 
 def load_error(model: str, doing: str, error: Exception) -> ModelError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from actors.device import exit_on_poisoned_cuda, limit_gpu_memory
+from actors.device import exit_on_poisoned_cuda, limit_gpu_memory, poisoned_is_fatal
 from actors.models import Device, FrameScorer
 from pipeline import rows
 from pipeline.config import ScoreConfig
@@ -49,8 +49,9 @@ class Scorer:
     def score(self, window: Row) -> Row:
         """Return embedding [N, E], smoothed relevance [N, P] and the seconds they took."""
         started = time.perf_counter()
-        embedding_NE = self.scorer.embed_frames(rows.unpack(window["pixels"]))
-        relevance_NP = self.scorer.relevance(embedding_NE, self.texts_PE)
+        with poisoned_is_fatal():
+            embedding_NE = self.scorer.embed_frames(rows.unpack(window["pixels"]))
+            relevance_NP = self.scorer.relevance(embedding_NE, self.texts_PE)
         relevance_NP = smooth(relevance_NP, np.asarray(window["pts_s"]), self.config.smooth_s, embedding_NE)
         return {
             "embedding": rows.pack(embedding_NE.astype(np.float32)),

@@ -9,9 +9,6 @@ from jobs.bench_report import circumstances, table
 AIMS = {"q16_vs_1": 2.0, "q64_vs_1": 4.0, "batched_vs_loop": 3.0, "estimator_error": 0.15}
 AT_LEAST = ("batched_vs_loop",)
 """Aims that are a lower bound; the others are upper ones."""
-COUNTERS = ("vision_frames", "prefills", "prefill_tokens", "decode_steps")
-STAGES = ("encode", "show", "put", "decode")
-"""Those that take time enough to be shown."""
 
 
 @dataclass

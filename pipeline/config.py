@@ -178,11 +178,11 @@ class AnswerConfig:
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention of the vision tower; auto = flash_attention_2 where it is installed and runs, else sdpa."""
     quantize: Literal["none", "int8", "int4"] = "none"
-    """Bits of the weights, by the library's own quantisation: smaller and less exact."""
+    """Bits of the language model's weights, by the library's own quantisation: smaller, less exact, slower on a CPU."""
     compile: bool = False
-    """Compile the model: minutes at the start of each actor, faster afterwards."""
+    """Compile the vision tower: minutes at the start of each actor, faster afterwards."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
-    """Memory that model and work may take, in 10^9 bytes; 0 = what the device has to spare."""
+    """Memory that model and work of one actor may take, in 10^9 bytes; 0 = what the device has to spare as it loads."""
     windows_per_call: Annotated[int, Field(ge=1, le=256)] = 4
     """Windows whose answers are decoded side by side, memory permitting."""
     pool: PoolConfig = PoolConfig()

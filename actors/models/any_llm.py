@@ -25,7 +25,7 @@ from actors.models.families import FAMILIES
 from actors.models.groups import cut_at
 from actors.models.loading import load_model
 from actors.models.marks import Marks
-from actors.models.prompting import label_ids, labels, question
+from actors.models.prompting import label_ids, labels, prior_key, question
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, RowError
 from pipeline.queries import Query
@@ -220,7 +220,7 @@ class AnyLlm:
         words = labels(query)
         logs = self._label_logs(words, prompt)
         if self.remove_prior:
-            key = (query.text, *words)
+            key = prior_key(query)
             if key not in self.priors:
                 self.priors[key] = self._label_logs(words, self._prepare(query, (), ()))
             logs = logs - self.priors[key]

@@ -7,11 +7,12 @@ batching). What does not fit waits; what does not fit alone is refused.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from actors.device import halve_on_out_of_memory, is_out_of_memory
+from actors.device import empty_cache, halve_on_out_of_memory, is_out_of_memory
 from actors.models import Answer, Ask, Cost, Request, WindowView
 from actors.models.decoding import Heard, Said, Speech
 from actors.models.groups import (
@@ -33,7 +34,7 @@ from pipeline.errors import AnswerError
 from pipeline.spans import find_spans
 
 if TYPE_CHECKING:
-    from actors.models.video_llm import VideoLlm
+    from actors.models.video_llm import FrameFeatures, Head, VideoLlm
 
 FRAMES_PER_CALL = 16
 """Frames the vision tower sees at once, memory permitting."""
@@ -70,24 +71,48 @@ class Batch:
             if self.groups and (puts := self._that_fit(self.groups[0])):
                 self._reckon(self._need_bytes(self.groups[0], puts))
                 self._open(self.groups.popleft(), puts)
-            elif not self.groups and self.planned and self._has_room_to_assemble():
-                self._reckon(self.llm.memory.reduce_bytes(len(self.planned[0].picked)))
+            elif not self.groups and self.planned and self._reduce_bytes() <= self._room_bytes():
+                self._reckon(self._reduce_bytes())
                 self._assemble(self.planned.popleft())
-            elif not self.groups and self.waiting and (frames_per_call := self._frames_that_fit()):
+            elif not (self.groups or self.planned) and self.waiting and (per_call := self._frames_that_fit()):
                 number = self.waiting.popleft()
-                num_frames = len(rows_of(self.requests[number]))
-                self._reckon(self.llm.memory.look_bytes(num_frames, frames_per_call))
-                self._look(number, frames_per_call)
+                self._reckon(self.llm.memory.look_bytes(len(rows_of(self.requests[number])), per_call))
+                self._look(number, per_call)
             elif self.speech.keys:
+                self._reckon(self._step_bytes())
                 self._go_on()
             elif self.groups:
                 self._refuse_for_lack_of_memory(self.groups.popleft())
+            elif self.planned:
+                planned = self.planned.popleft()
+                self._refuse(planned.places, self._frames_need(len(planned.picked)))
             else:
-                self._refuse_frames(self.waiting.popleft())
+                number = self.waiting.popleft()
+                places = [(number, ask) for ask in range(len(self.requests[number].asks))]
+                self._refuse(places, self._frames_need(len(rows_of(self.requests[number]))))
         return [
-            [self.answers[number, ask] for ask in range(len(request.asks))]
+            [self._with_cost((number, ask)) for ask in range(len(request.asks))]
             for number, request in enumerate(self.requests)
         ]
+
+    def _with_cost(self, place: Place) -> Answer:
+        return replace(self.answers[place], cost=self.costs.get(place, Cost()))
+
+    @contextmanager
+    def _refusing(self, places: Sequence[Place], what: str) -> Generator[None]:
+        """Refuse what is asked there when a step fails or does not fit; what is asked elsewhere goes on."""
+        try:
+            yield
+            return
+        except AnswerError as error:
+            reason = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"out of memory on {what}; lower plan.budget_tokens"
+        # out of the except block: its traceback would keep tensors alive
+        empty_cache()
+        self._refuse([place for place in places if place not in self.answers], reason)
 
     # --- memory ------------------------------------------------------------------------------------------
 
@@ -121,8 +146,22 @@ class Batch:
         """Return what questions of a group take at most: their tree, and the largest pass over it."""
         memory, rows = self.llm.memory, self._rows(group, puts)
         most = max(sum(put.question.num_tokens for put in part) for part in cut_passes(puts))
-        work = max(memory.prefill_bytes(group.num_tokens), memory.pass_bytes(most, rows))
+        free = sum(not put.question.labels for put in puts)
+        work = max(
+            memory.prefill_bytes(group.num_tokens),
+            memory.pass_bytes(most, rows),
+            self._step_bytes(free, rows),
+        )
         return rows * memory.row_bytes + work
+
+    def _step_bytes(self, more: int = 0, rows: int = 0) -> int:
+        """Return what a step of decoding takes, with some more answers behind a tree of some rows."""
+        rows = max([rows, *(tree.capacity for tree in self.speech.trees)])
+        return self.llm.memory.pass_bytes(len(self.speech.keys) + more, rows)
+
+    def _reduce_bytes(self) -> int:
+        """Return what it takes to compress the frames of the next plan."""
+        return self.llm.memory.reduce_bytes(len(self.planned[0].picked))
 
     def _reckon(self, work_bytes: int) -> None:
         """Note what is taken while some work is done beside all that is kept."""
@@ -131,40 +170,40 @@ class Batch:
 
     def _frames_that_fit(self) -> int:
         """Return how many frames of the next window may go through the vision tower at once, perhaps none."""
-        memory, room = self.llm.memory, self._room_bytes()
         num_frames = len(rows_of(self.requests[self.waiting[0]]))
         if not num_frames:
             return 1
-        if self.speech.keys:  # goes on beside the features
-            room -= memory.pass_bytes(len(self.speech.keys), 0)
+        room = self._room_bytes() - (self._step_bytes() if self.speech.keys else 0)
         per_call = min(FRAMES_PER_CALL, num_frames)
-        while per_call and memory.look_bytes(num_frames, per_call) > room:
+        while per_call and self._look_bytes(num_frames, per_call) > room:
             per_call -= 1
         return per_call
 
-    def _has_room_to_assemble(self) -> bool:
-        """Return whether the next plan can be compressed beside all that is kept; waiting helps only if it shrinks."""
-        need = self.llm.memory.reduce_bytes(len(self.planned[0].picked))
-        return need <= self._room_bytes() or not self.speech.keys
+    def _look_bytes(self, num_frames: int, per_call: int) -> int:
+        """Return what it takes to encode the frames of a window, and then to compress them all."""
+        memory = self.llm.memory
+        at_once = max(2, per_call) if self.llm.parts.family.nested else per_call  # see pad_lone_frame
+        compressed = num_frames * memory.frame_bytes + memory.reduce_bytes(num_frames)
+        return max(memory.look_bytes(num_frames, at_once), compressed)
 
     # --- from a window to groups ---------------------------------------------------------------------------
 
     def _look(self, number: int, frames_per_call: int) -> None:
         """Encode the frames of a window that any question is shown, and put questions with the same plan together."""
         request, rows = self.requests[number], rows_of(self.requests[number])
-        features = None
+        features: list[FrameFeatures] = []
+        places = [(number, ask) for ask in range(len(request.asks))]
         if rows and request.window.evidence is not None:
-            try:
-                features = self.llm.encode(request.window.evidence.data_NHWC[rows], frames_per_call)
-            except AnswerError as error:
-                self._pay((number, 0))
-                self._refuse([(number, ask) for ask in range(len(request.asks))], str(error))
+            with self._refusing(places, f"{len(rows)} frames in the vision tower"):
+                features = [self.llm.encode(request.window.evidence.data_NHWC[rows], frames_per_call)]
+            self._pay((number, 0))
+            if not features:
                 return
         plans: dict[tuple[tuple[int, int], ...], list[Place]] = {}
         seen: set[int] = set()
         for index, ask in enumerate(request.asks):
             shown = shown_rows(request.window, ask)
-            if features is None or not shown:
+            if not features or not shown:
                 self._refuse([(number, index)], why_not(request.window, ask))
                 continue
             prior_tokens = self.priors.pop(prior_key(ask.query), 0)
@@ -174,37 +213,34 @@ class Batch:
             plans.setdefault(plan, []).append((number, index))
         for plan, places in plans.items():
             picked = [rows.index(row) for row, _ in plan]
-            self.planned.append(Planned(features, picked, plan, places))  # pyright: ignore[reportArgumentType]
+            self.planned.append(Planned(features[0], picked, plan, places))  # pyright: ignore[reportArgumentType]
 
     def _assemble(self, planned: Planned) -> None:
         """Compress the frames of a plan, write the prompts, and make a group of those with the same visual half."""
         window = self.requests[planned.places[0][0]].window
-        try:
+        with self._refusing(planned.places, f"{len(planned.picked)} frames being compressed"):
             clip = self.llm.reduce(planned.features, planned.picked, planned.plan)
-        except AnswerError as error:
-            self._refuse(planned.places, str(error))
-            return
-        heads: dict[tuple[int, ...], list[Put]] = {}
-        for place in planned.places:
-            query = self._ask(place).query
-            try:
-                prompt = write_prompt(self.llm.parts, times_s(window, clip.rows), query)
-                put = Put(place, self.llm.question(prompt, query))
-            except AnswerError as error:
-                self._refuse([place], str(error))
-                continue
-            self.shown[place] = Shown(clip.rows, clip.tokens_T)
-            heads.setdefault(prompt.head, []).append(put)
-        for ids, puts in heads.items():
-            group = Group(self.llm.assemble(ids, clip), sorted(puts, key=lambda put: not put.question.labels))
-            fitting: list[Put] = []
-            for put in group.puts:
-                if reason := self.llm.lacks_room(group.num_tokens, put.question):
-                    self._refuse([put.place], reason)
-                else:
-                    fitting.append(put)
-            if fitting:
-                self.groups.append(replace(group, puts=fitting))
+            heads: dict[tuple[int, ...], list[Put]] = {}
+            for place in planned.places:
+                query = self._ask(place).query
+                with self._refusing([place], "writing the prompt"):
+                    prompt = write_prompt(self.llm.parts, times_s(window, clip.rows), query)
+                    put = Put(place, self.llm.question(prompt, query))
+                    self.shown[place] = Shown(clip.rows, clip.tokens_T)
+                    heads.setdefault(prompt.head, []).append(put)
+            for ids, puts in heads.items():
+                self._make_group(self.llm.assemble(ids, clip), puts)
+
+    def _make_group(self, head: "Head", puts: Sequence[Put]) -> None:
+        """Let the questions behind a visual half wait for memory; refuse those that the context has no room for."""
+        fitting: list[Put] = []
+        for put in sorted(puts, key=lambda put: not put.question.labels):
+            if reason := self.llm.lacks_room(len(head.embeds_LD), put.question):
+                self._refuse([put.place], reason)
+            else:
+                fitting.append(put)
+        if fitting:
+            self.groups.append(Group(head, fitting))
 
     # --- from groups to answers ----------------------------------------------------------------------------
 
@@ -213,54 +249,49 @@ class Batch:
         if len(puts) < len(group.puts):
             self.groups.appendleft(replace(group, puts=group.puts[len(puts) :]))
         language, head = self.llm.language, group.head
-        tree = language.tree(self._rows(group, puts))
-        try:
+        with self._refusing([put.place for put in puts], f"a prompt of {group.num_tokens} tokens"):
+            tree = language.tree(self._rows(group, puts))
             language.show(tree, head.embeds_LD, head.positions_PL, head.next_position, head.extra)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"out of memory on a prompt of {group.num_tokens} tokens; lower plan.budget_tokens"
-            self._refuse([put.place for put in puts], reason)
-            return
-        self._pay(puts[0].place, prefills=1, prefill_tokens=group.num_tokens)
-        for part in cut_passes(puts):
-            self._put(tree, part)
+            self._pay(puts[0].place, prefills=1, prefill_tokens=group.num_tokens)
+            for part in cut_passes(puts):
+                self._put(tree, part)
 
     def _put(self, tree: TokenTree, puts: Sequence[Put]) -> None:
         """Put questions of one kind in one pass: answer them, or let their free text begin."""
-        rows = tree.num_rows
+        rows, places = tree.num_rows, [put.place for put in puts]
+        heard: list[Heard] = []
 
         def put(part: Sequence[Put]) -> list[Heard]:
             return self.llm.language.put(tree, [put.question for put in part])
 
-        try:
-            heard = halve_on_out_of_memory(
-                put, puts, f"{len(puts)} questions put at once", self.llm.language.out_of_memory
-            )
-        except AnswerError as error:
-            self._pay(puts[0].place)
-            self._refuse([put.place for put in puts], str(error))
+        with self._refusing(places, "questions"):
+            what = f"{len(puts)} questions put at once"
+            heard = halve_on_out_of_memory(put, puts, what, self.llm.language.out_of_memory)
+        self._pay(places[0])
+        if not heard:
             tree.cut(rows)
             return
         for one in puts:
             self._pay(one.place, prefill_tokens=one.question.num_tokens)
         if not puts[0].question.labels:
-            self.speech.add([put.place for put in puts], tree, heard)
+            self.speech.add(places, tree, heard)
             self._collect()
             return
         tree.cut(rows)
         for one, what in zip(puts, heard, strict=True):
-            self._choose(one.place, what)
+            with self._refusing([one.place], "labels"):
+                self._choose(one.place, what)
 
     def _go_on(self) -> None:
-        """Decode one token of every free-text answer."""
-        first, passes, refused, reason = self.speech.keys[0], self.speech.num_passes, [], ""
-        try:
+        """Decode one token of every free-text answer; what does not fit gives up its largest tree."""
+        first, passes = self.speech.keys[0], self.speech.num_passes
+        largest = max(self.speech.trees, key=lambda tree: tree.capacity)
+        places = self.speech.keys_of(largest)
+        with self._refusing(places, "decoding"):
             self.speech.step()
-        except AnswerError as error:
-            refused, reason = self.speech.drop(), str(error)
         self._pay(first, decode_passes=self.speech.num_passes - passes)
-        self._refuse(refused, reason)
+        for place, num_steps in self.speech.drop([place for place in places if place in self.answers]):
+            self._pay(place, decode_steps=num_steps)
         self._collect()
 
     def _collect(self) -> None:
@@ -285,13 +316,8 @@ class Batch:
         """Answer with the most likely label and its share of the likelihood of all labels."""
         query = self._ask(place).query
         if heard.error:
-            self._refuse([place], heard.error)
-            return
-        try:
-            share = self.llm.chances(query, heard.label_logs)
-        except AnswerError as error:
-            self._refuse([place], str(error))
-            return
+            raise AnswerError(heard.error)
+        share = self.llm.chances(query, heard.label_logs)
         best, words = int(share.argmax()), labels(query)
         text = words[best].lower() if query.kind == "flag" else words[best]
         self._answer(place, text, float(share[best]))
@@ -323,38 +349,36 @@ class Batch:
             ),
             tokens_dense=self._tokens_dense(window),
             tokens_used=sum(shown.tokens_T),
-            cost=self.costs[place],
         )
 
     def _refuse(self, places: Iterable[Place], reason: str) -> None:
         for place in places:
             dense = self._tokens_dense(self.requests[place[0]].window)
-            cost = self.costs.get(place, Cost())
-            self.answers[place] = Answer("", 0.0, tokens_dense=dense, cost=cost, error=reason)
+            self.answers[place] = Answer("", 0.0, tokens_dense=dense, error=reason)
 
     def _refuse_for_lack_of_memory(self, group: Group) -> None:
         """Refuse the first question of a group that does not fit into empty memory; the others are tried alone."""
         first, rest = group.puts[:1], group.puts[1:]
         if rest:
             self.groups.appendleft(replace(group, puts=rest))
-        memory = self.llm.memory
-        rows = self._rows(group, first)
-        need_gb = self._need_bytes(group, first) / 1e9
-        reason = (
-            f"a prompt of {rows} tokens needs {need_gb:.2f} GB beside the model's {memory.weights_bytes / 1e9:.2f} GB,"
-            f" and {memory.budget_bytes / 1e9:.2f} GB are allowed; raise answer.memory_gb or lower plan.budget_tokens"
-        )
-        self._refuse([put.place for put in first], reason)
+        rows, need_bytes = self._rows(group, first), self._need_bytes(group, first)
+        reason = f"a prompt of {rows} tokens needs {self._beside_weights(need_bytes)}; raise answer.memory_gb or lower"
+        self._refuse([put.place for put in first], f"{reason} plan.budget_tokens")
 
-    def _refuse_frames(self, number: int) -> None:
-        """Refuse all questions of a window of which not one frame fits into empty memory."""
-        memory = self.llm.memory
-        reason = (
-            f"one frame in the vision tower needs {memory.frame_work_bytes / 1e9:.2f} GB beside the model's"
-            f" {memory.weights_bytes / 1e9:.2f} GB, and {memory.budget_bytes / 1e9:.2f} GB are allowed; raise"
-            " answer.memory_gb or lower answer.frame_px"
+    def _frames_need(self, num_frames: int) -> str:
+        """Return why frames that do not fit into empty memory are not shown."""
+        need = self._beside_weights(self._look_bytes(num_frames, 1))
+        return (
+            f"{num_frames} frames, one at a time in the vision tower, need {need}; raise answer.memory_gb, lower"
+            " answer.frame_px or plan.budget_tokens, or make windows shorter"
         )
-        self._refuse([(number, ask) for ask in range(len(self.requests[number].asks))], reason)
+
+    def _beside_weights(self, need_bytes: int) -> str:
+        memory = self.llm.memory
+        need_gb, weights_gb, budget_gb = (
+            size / 1e9 for size in (need_bytes, memory.weights_bytes, memory.budget_bytes)
+        )
+        return f"{need_gb:.2f} GB beside the model's {weights_gb:.2f} GB, and {budget_gb:.2f} GB are allowed"
 
     def _tokens_dense(self, window: WindowView) -> int:
         return len(window.pts_s_N) * self.llm.parts.tokens_per_frame

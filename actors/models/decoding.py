@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from actors.device import OutOfMemory, halve_on_out_of_memory
-from actors.models.token_tree import TRUNK, Segment, TokenTree, forward
+from actors.models.token_tree import TRUNK, Segment, TokenTree, forward, unchanged_on_error
 
 Key = TypeVar("Key")
 
@@ -159,8 +159,9 @@ class Language:
             tree, torch.tensor(branches, device=self.device), self.embed(ids_L), torch.cat(positions, dim=1),
             torch.tensor(keep, device=self.device),
         )  # fmt: skip
-        [hidden_RD] = forward(self.decoder, [segment])
-        best_R, best_log_R, log_M = (tensor.cpu() for tensor in self.read(hidden_RD, pairs))
+        with unchanged_on_error([tree]):
+            [hidden_RD] = forward(self.decoder, [segment])
+            best_R, best_log_R, log_M = (tensor.cpu() for tensor in self.read(hidden_RD, pairs))
         return _hear(questions, branch_of, tree.next_position, best_R, best_log_R, log_M)
 
 
@@ -265,11 +266,16 @@ class Speech(Generic[Key]):
         self._keep([row for row in range(len(self.keys)) if row not in done])
         return found
 
-    def drop(self) -> list[Key]:
-        """Take out and return all answers, unfinished as they are."""
-        keys = self.keys
-        self._keep([])
-        return keys
+    def keys_of(self, tree: TokenTree) -> list[Key]:
+        """Return the answers behind one tree."""
+        return [key for key, own in zip(self.keys, self.trees, strict=True) if own is tree]
+
+    def drop(self, keys: Sequence[Key]) -> list[tuple[Key, int]]:
+        """Take out answers, unfinished as they are; return each with the steps it took part in."""
+        rows = [row for row, key in enumerate(self.keys) if key in keys]
+        found = [(self.keys[row], int(self._num_B[row]) - 1) for row in rows]
+        self._keep([row for row in range(len(self.keys)) if row not in rows])
+        return found
 
     def _ids(self, row: int) -> list[int]:
         return self._ids_BN[row, : int(self._num_B[row])].tolist()
@@ -301,14 +307,14 @@ class Speech(Generic[Key]):
         """
         rows = list(range(len(self.keys)))
         what = f"{len(rows)} answers being decoded"
-        hidden = halve_on_out_of_memory(self._pass, rows, what, self.language.out_of_memory)
-        best_B, log_B, _ = self.language.read(torch.stack(hidden))
+        with unchanged_on_error(set(self.trees)):
+            found = halve_on_out_of_memory(self._pass, rows, what, self.language.out_of_memory)
+        best_B, log_B = (torch.stack(tensors) for tensors in zip(*found, strict=True))
         self._position_B += 1
         self._append(best_B, log_B)
 
-    def _pass(self, rows: Sequence[int]) -> list[torch.Tensor]:
-        """Return the hidden state behind the last token of some of the answers."""
-        self.num_passes += 1
+    def _pass(self, rows: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the token behind each of some answers, and its log-probability."""
         last_B = self._ids_BN.gather(1, self._num_B[:, None] - 1)[:, 0]
         segments: list[Segment] = []
         for _, group in groupby(rows, key=lambda row: id(self.trees[row])):
@@ -320,4 +326,8 @@ class Speech(Generic[Key]):
             segments.append(
                 Segment(self.trees[members[0]], self._branch_B[here], embeds_LD, positions_PL, keep)
             )
-        return list(torch.cat(forward(self.language.decoder, segments)).unbind())
+        with unchanged_on_error([segment.tree for segment in segments]):
+            hidden_BD = torch.cat(forward(self.language.decoder, segments))
+            best_B, log_B, _ = self.language.read(hidden_BD)
+        self.num_passes += 1
+        return list(zip(best_B.unbind(), log_B.unbind(), strict=True))

@@ -27,8 +27,8 @@ class Marks:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or token.content in blank
         }
-        # stands for what the tokenizer does not know, and is no mark
-        self._text_of.pop(tokenizer.unk_token_id, None)
+        # stands for what the tokenizer does not know too: a mark only where it is written out
+        self._unknown = self._text_of.pop(tokenizer.unk_token_id, "")
 
     def check(self, asked: str) -> None:
         """Refuse a question that holds a mark, also where the tokenizer's normalisation makes one of it.
@@ -38,8 +38,8 @@ class Marks:
         """
         ids = self._tokenizer(asked, add_special_tokens=False)["input_ids"]
         found = next((self._text_of[number] for number in ids if number in self._text_of), "")
-        if found or self._image in asked:
-            mark = found or self._image
+        written = (mark for mark in (self._image, self._unknown) if mark and mark in asked)
+        if mark := found or next(written, ""):
             msg = (
                 f"the question holds {mark!r}, a mark with which this model's prompts are built; take it out"
             )

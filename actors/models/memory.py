@@ -8,7 +8,6 @@ not counted, nor is a GPU's context.
 Shape letters: T tokens of a pass, K rows of a tree, D width, Q width of all queries, N frames.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,11 +194,10 @@ def _patch_bytes(vision: VisionTower, size: int) -> int:
 
 
 def stored_bytes(tensor: torch.Tensor) -> int:
-    """Return the bytes of a tensor; of a quantised one, which only looks like its original, those of its parts."""
-    flatten: Callable[[], tuple[list[str], Any]] | None = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return tensor.nbytes
-    return sum(stored_bytes(getattr(tensor, name)) for name in flatten()[0])
+    """Return the bytes of a weight; of one that bitsandbytes has quantised, those of its scales too."""
+    state = getattr(tensor, "quant_state", None)
+    scales = [getattr(state, "absmax", None), getattr(tensor, "SCB", None)]
+    return tensor.nbytes + sum(scale.nbytes for scale in scales if isinstance(scale, torch.Tensor))
 
 
 def spare_bytes(device: torch.device) -> int:
@@ -233,5 +231,14 @@ def _group_spare_bytes(membership: Path, root: Path = Path("/sys/fs/cgroup")) ->
         for group in (inside, *inside.parents):
             if group != folder.parent and (group / names[0]).exists():
                 limit, used = ((group / name).read_text().strip() for name in names)
-                spare += [max(0, int(limit) - int(used))] if limit.isdigit() else []
+                spare += [max(0, int(limit) - int(used) + _cached_bytes(group))] if limit.isdigit() else []
     return spare
+
+
+def _cached_bytes(group: Path) -> int:
+    """Return what a control group holds of files, weights that are mapped among them: it counts as used, and is not."""
+    file = group / "memory.stat"
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    figures = {line[0]: int(line[1]) for line in lines if len(line) == 2}
+    kinds = ("inactive_file", "active_file")
+    return sum(figures.get(f"total_{kind}", figures.get(kind, 0)) for kind in kinds)

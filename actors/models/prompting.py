@@ -1,7 +1,7 @@
 """How each family of video language models writes a frame into a prompt, and what is asked.
 
 Frames are shown as images, each behind its time. transformers' own processors would expand the placeholders; they
-are not used (see loading.py), so the families' strings are here. Shape letters: N frames.
+are not used (see loading.py), so the families' strings are in families/. Shape letters: N frames.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,8 @@ class Preprocessing:
     @cached_property
     def marks(self) -> Marks:
         """What a question must not hold."""
-        return Marks(self.tokenizer, render(self.tokenizer, self.template, ""), self.placeholder)
+        around = self.family.before + self.family.after
+        return Marks(self.tokenizer, render(self.tokenizer, self.template, "") + around, self.placeholder)
 
     @property
     def placeholder(self) -> str:
@@ -154,7 +155,7 @@ def labels(query: Query) -> tuple[str, ...]:
 
 def prior_key(query: Query) -> tuple[str, ...]:
     """Return what the likelihoods of a query's labels depend on where no video is shown."""
-    return (query.text, *labels(query))
+    return (question(query), *labels(query))
 
 
 def question(query: Query) -> str:

@@ -12,7 +12,8 @@ Positions are told with every token: a model's own count, the length of the cach
 Shape letters: L tokens of a segment, K rows of a tree, B branches, D hidden size, P position axes, R kept tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.errors import AnswerError
+from pipeline.errors import AnswerError, ModelError
 
 ATTENTION = "reelsift_token_tree"
 TRUNK = 0
@@ -97,6 +98,18 @@ class Segment:
     """More inputs of the decoder (Qwen3-VL's deepstack); only where the segment is alone in its forward pass."""
 
 
+@contextmanager
+def unchanged_on_error(trees: Iterable[TokenTree]) -> Generator[None]:
+    """Take back what was appended to trees when the block fails, so that it can be tried again."""
+    before = [(tree, tree.num_rows) for tree in trees]
+    try:
+        yield
+    except Exception:
+        for tree, num_rows in before:
+            tree.cut(num_rows)
+        raise
+
+
 def forward(decoder: Any, segments: Sequence[Segment]) -> list[torch.Tensor]:
     """Append segments to their trees, one segment a tree, in one pass; return the hidden states [R, D] of each.
 
@@ -156,10 +169,15 @@ class _Trees:
 
 def _attend(
     module: Any, query: torch.Tensor, key: Any, value: None, attention_mask: None, scaling: float | None = None,
-    sliding_window: int | None = None, **_: Any,
+    sliding_window: int | None = None, s_aux: Any = None, softcap: float | None = None, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Return attention [1, L, heads, head size] of a packed sequence, tree by tree; an attention of transformers."""
     del module, value, attention_mask
+    if s_aux is not None or softcap is not None:
+        msg = (
+            "this model's attention has sinks or a soft cap, which are not computed here; take another model"
+        )
+        raise ModelError(msg)
     found = [_attend_tree(query[:, :, part.tokens], keys, values, part.seen, scaling, sliding_window)
              for part, keys, values in key]  # fmt: skip
     return torch.cat(found, dim=2).transpose(1, 2), None
@@ -177,13 +195,18 @@ def _attend_tree(
         )
         raise AnswerError(msg)
     groups = query.shape[1] // keys.shape[1]
-    if query.is_cuda and seen is not None:
-        # the fused kernels of a GPU take a mask or grouped heads, not both
+    if groups > 1 and query.is_cuda and (seen is not None or not _has_flash(query)):
+        # grouped heads are for the flash kernel alone, which takes no mask; the next best would be all scores at once
         keys, values = (tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values))
     return scaled_dot_product_attention(
         query, keys, values, attn_mask=seen, is_causal=seen is None, scale=scaling,
         enable_gqa=keys.shape[1] != query.shape[1],
     )  # fmt: skip
+
+
+def _has_flash(query: torch.Tensor) -> bool:
+    """Return whether a GPU's flash attention computes this."""
+    return query.dtype != torch.float32 and torch.cuda.get_device_capability(query.device)[0] >= 8
 
 
 def use_trees(model: Any) -> None:

@@ -142,6 +142,8 @@ class VideoLlm:
         self.memory = Memory.of(model, parts, config.memory_gb)
         self.priors: dict[tuple[str, ...], torch.Tensor] = {}
         """Per question and labels, the labels' mean log-probabilities without a video."""
+        self.lacking: dict[tuple[str, ...], str] = {}
+        """Why some have no prior."""
 
     def answer(self, requests: Sequence[Request]) -> list[list[Answer]]:
         """Return, per window, one Answer per ask, in order; see actors.models.Answerer.
@@ -171,7 +173,7 @@ class VideoLlm:
         spent: dict[tuple[str, ...], int] = {}
         for query in queries if self.config.remove_prior else ():
             key = prior_key(query)
-            if query.kind not in LABELLED or key in self.priors:
+            if query.kind not in LABELLED or key in self.priors or key in self.lacking:
                 continue
             try:
                 question = self.question(write_prompt(self.parts, (), query), query)
@@ -185,7 +187,11 @@ class VideoLlm:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                continue  # `chances` says so
+                self.lacking[key] = "out of memory"
+                continue
+            if heard.error:
+                self.lacking[key] = heard.error
+                continue
             self.priors[key] = heard.label_logs
             spent[key] = question.num_tokens
         return spent
@@ -199,7 +205,8 @@ class VideoLlm:
         if not self.config.remove_prior:
             return torch.softmax(label_logs, 0)
         if prior_key(query) not in self.priors:
-            msg = "out of memory on the question without a video, whose likelihoods are to be removed"
+            why = self.lacking.get(prior_key(query), "it does not fit into the model's context")
+            msg = f"what the question is answered without a video is to be removed, and cannot be found out: {why}"
             raise AnswerError(msg)
         return torch.softmax(label_logs - self.priors[prior_key(query)], 0)
 

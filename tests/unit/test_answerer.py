@@ -321,3 +321,19 @@ def test_a_query_may_be_called_what_it_likes_beside_confirmed_finds(model):
     [found] = ask(actor, window(0, {query.query_id: ALL for query in queries}, queries))
     assert found.keys() == {query.query_id for query in queries}
     assert not any(answer["error_type"] for answer in found.values())
+
+
+def test_a_poisoned_context_ends_the_process_not_the_run(actor, monkeypatch):
+    import torch
+
+    def poisoned(_requests):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    def leave(code):
+        raise SystemExit(code)
+
+    shown = actor.shown()
+    monkeypatch.setattr(shown.answerer, "answer", poisoned)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit):
+        ask(shown, window(0, SHOWN))

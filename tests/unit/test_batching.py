@@ -8,6 +8,7 @@ import torch
 from actors.models import Request, WindowView, video_llm
 from actors.models.groups import cut_at
 from pipeline.config import AnswerConfig, CompressConfig
+from pipeline.errors import AnswerError
 from tests.tiny_models import build
 from tests.unit.test_video_llm import EVIDENCE, FRAME_PX, PTS_S, WINDOW, ask
 
@@ -111,7 +112,7 @@ def test_what_never_fits_is_refused_and_says_what_it_needs(llm, monkeypatch):
     memory = llm.memory
     monkeypatch.setattr(llm, "memory", replace(memory, budget_bytes=memory.weights_bytes + 10))
     for one in llm.answer(REQUESTS[:1])[0]:
-        assert "one frame in the vision tower needs" in one.error
+        assert "3 frames, one at a time in the vision tower, need" in one.error
         assert "raise answer.memory_gb" in one.error
     budget = memory.weights_bytes + 16 * memory.frame_work_bytes + 3 * memory.frame_bytes
     monkeypatch.setattr(llm, "memory", replace(memory, budget_bytes=budget, row_bytes=budget))
@@ -194,3 +195,67 @@ def test_text_is_cut_at_the_first_stop_string():
     assert cut_at("abc", ()) == "abc"
     assert cut_at("abc", ("x",)) == "abc"
     assert cut_at("", ("x",)) == ""
+
+
+@pytest.mark.parametrize("step", ["reduce", "assemble"])
+def test_out_of_memory_between_the_passes_leaves_other_windows_alone(llm, expected, monkeypatch, step):
+    real, calls = getattr(llm, step), []
+
+    def first_call_full(*arguments):
+        calls.append(arguments)
+        return full() if len(calls) == 1 else real(*arguments)
+
+    monkeypatch.setattr(llm, step, first_call_full)
+    first, second, third = llm.answer(REQUESTS)
+    assert [bool(one.error) for one in first] == [True, True, True, False, False, True]
+    assert all("out of memory on 3 frames being compressed" in one.error for one in first if one.error)
+    assert_same([second, third], expected[1:])
+
+
+@pytest.mark.parametrize("call", [1, 3, 5])
+def test_out_of_memory_in_the_head_is_tried_again_behind_the_same_rows(llm, expected, monkeypatch, call):
+    read, calls = llm.language.read, []
+
+    def one_call_full(*arguments):
+        calls.append(arguments)
+        return full() if len(calls) == call else read(*arguments)
+
+    monkeypatch.setattr(llm.language, "read", one_call_full)
+    assert_same(llm.answer(REQUESTS[:1]), expected[:1])
+    assert len(calls) > call
+
+
+def test_a_prompt_that_the_model_cannot_attend_over_fails_alone(llm, expected, monkeypatch):
+    show, calls = llm.language.show, []
+
+    def first_call_refused(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise AnswerError("more than its sliding attention sees")
+        return show(*arguments)
+
+    monkeypatch.setattr(llm.language, "show", first_call_refused)
+    first, second, _ = llm.answer(REQUESTS)
+    assert {one.error for one in first} == {"", "more than its sliding attention sees"}
+    assert_same([second], expected[1:2])
+
+
+def test_a_step_that_never_fits_gives_up_one_tree_after_the_other(llm, monkeypatch):
+    decoder = llm.language.decoder
+
+    def few_trees(**inputs):
+        parts = inputs["past_key_values"]._parts
+        is_step = all(part.tree.num_rows > 0 for part in parts) and inputs["inputs_embeds"].shape[1] < 10
+        return full() if is_step and len(parts) > 2 else decoder(**inputs)
+
+    monkeypatch.setattr(llm.language, "decoder", few_trees)
+    answers = [
+        one for window in llm.answer([Request(window, [ASKS[1]]) for window in WINDOWS * 2]) for one in window
+    ]
+    errors = [one.error for one in answers if one.error]
+    assert 0 < len(errors) < len(answers)
+    assert all("answers being decoded do not fit in memory" in error for error in errors)
+    good = [one for one in answers if not one.error]
+    assert {one.answer for one in good} <= {
+        llm.answer([Request(window, [ASKS[1]])])[0][0].answer for window in WINDOWS
+    }

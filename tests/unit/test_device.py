@@ -75,10 +75,10 @@ def test_halvings_are_counted():
     count = OutOfMemory()
     for size in (4, 7):
         halve_on_out_of_memory(Memory(4), range(size), "some", count)
-    assert count == OutOfMemory(halved=1, refused=0)
+    assert count == OutOfMemory(halved=1)
     with pytest.raises(AnswerError):
         halve_on_out_of_memory(Memory(3), range(7), "seven", count)
-    assert count == OutOfMemory(halved=2, refused=1)
+    assert count == OutOfMemory(halved=2)
 
 
 def test_on_a_cpu_nothing_is_copied_and_nothing_limited():

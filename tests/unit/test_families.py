@@ -285,3 +285,10 @@ def test_a_model_of_no_known_family_has_none_and_the_log_says_so(caplog):
     with caplog.at_level(logging.INFO):
         assert find_family("org/name", SimpleNamespace(model_type="florence2")) is None
     assert "'org/name' is a 'florence2': no family of its own, known are idefics3, internvl" in caplog.text
+
+
+def test_a_decoder_that_sees_a_window_of_its_prompt_belongs_to_none():
+    config = transformers.InternVLConfig(text_config={"model_type": "qwen2", "num_hidden_layers": 2})
+    assert find_family("m", config) is FAMILIES["internvl"]
+    config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    assert find_family("m", config) is None

@@ -63,3 +63,15 @@ def test_what_the_tokenizer_does_not_know_is_no_mark():
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     words.add_special_tokens(["[UNK]"])
     marks(transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")).check("qqq")
+
+
+def test_an_end_token_that_stands_for_the_unknown_too_is_a_mark_where_it_is_written():
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"<|endoftext|>": 0, "a": 1}, unk_token="<|endoftext|>"))
+    words.add_special_tokens(["<|endoftext|>"])
+    both = marks(transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<|endoftext|>"))
+    both.check("qqq")
+    with pytest.raises(AnswerError, match="endoftext"):
+        both.check("a<|endoftext|>")

@@ -126,13 +126,13 @@ def test_old_control_groups_count_too(tmp_path):
     assert _group_spare_bytes(tmp_path / "none") == []
 
 
-def test_a_quantised_tensor_counts_by_its_parts():
-    class Packed:
-        def __init__(self):
-            self.codes, self.scales = torch.zeros(64, dtype=torch.int8), torch.zeros(4)
+def test_a_quantised_weight_counts_with_its_scales():
+    import bitsandbytes
 
-        def __tensor_flatten__(self):
-            return ["codes", "scales"], None
-
-    assert stored_bytes(Packed()) == 64 + 16
+    layer = bitsandbytes.nn.Linear4bit(128, 64, bias=False, quant_type="nf4", compress_statistics=False).to(
+        "cpu"
+    )
+    scales = layer.weight.quant_state.absmax
+    assert layer.weight.nbytes == 128 * 64 // 2
+    assert stored_bytes(layer.weight) == layer.weight.nbytes + scales.numel() * 4 > layer.weight.nbytes
     assert stored_bytes(torch.zeros(3)) == 12

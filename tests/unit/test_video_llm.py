@@ -435,3 +435,28 @@ def test_bfloat16_answers_stay_near_float32(load):
     (wide,) = answer(load("qwen3_vl"), ask("flag"))
     assert narrow.answer == wide.answer
     assert narrow.confidence == pytest.approx(wide.confidence, abs=0.1)
+
+
+def test_a_prior_that_is_not_a_number_fails_the_question(load, monkeypatch):
+    llm = load("qwen3_vl", remove_prior=True)
+    put = llm.language.put
+
+    def broken(tree, questions):
+        heard = put(tree, questions)
+        return (
+            heard if tree.next_position else [dataclasses.replace(one, error="not finite") for one in heard]
+        )
+
+    monkeypatch.setattr(llm.language, "put", broken)
+    for _ in range(2):
+        (found,) = answer(llm, ask("flag", text="Is it new?"))
+        assert "cannot be found out: not finite" in found.error
+
+
+def test_a_flag_and_a_choice_of_yes_and_no_have_priors_of_their_own(load):
+    llm, alone = load("internvl", remove_prior=True), load("internvl", remove_prior=True, max_new_tokens=7)
+    flag, choose = ask("flag", text="Is it dark?"), ask("choose", text="Is it dark?", choices=("Yes", "No"))
+    together = answer(llm, flag, choose)
+    (apart,) = answer(alone, choose)
+    assert together[1].confidence == pytest.approx(apart.confidence, abs=1e-5)
+    assert together[0].confidence != pytest.approx(together[1].confidence, abs=1e-3)

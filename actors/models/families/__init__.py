@@ -24,6 +24,8 @@ FAMILIES: dict[str, Family] = {
 def find_family(name: str, config: Any) -> Family | None:
     """Return the family of a model; None, and a line in the log, where it is of none that is known here.
 
+    A text decoder with layers that see only a window of the prompt belongs to none either: frames would be forgotten.
+
     Args:
         name: the model as the user wrote it.
         config: its transformers configuration.
@@ -32,4 +34,9 @@ def find_family(name: str, config: Any) -> Family | None:
     if family is None:
         known = ", ".join(sorted(FAMILIES))
         logger.info("model %r is a %r: no family of its own, known are %s", name, config.model_type, known)
+        return None
+    layers = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"}:
+        logger.info("model %r has layers of %s: no family", name, ", ".join(sorted(layers)))
+        return None
     return family
