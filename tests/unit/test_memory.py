@@ -21,6 +21,15 @@ FRAME_PX = 56
 FRAMES = 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Let one thread compute: each has some 100 kB of its own in attention, next to nothing but for models so small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=VIDEO_LLMS)
 def folder(request, tmp_path_factory):
     return build(request.param, tmp_path_factory.mktemp("model"))
