@@ -20,7 +20,7 @@ from PIL import Image
 from actors.device import is_out_of_memory
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Cost, Device, Request, WindowView
 from actors.models.any_processor import Parts, process, read_parts
-from actors.models.decoding import NOT_FINITE
+from actors.models.decoding import NOT_FINITE, end_tokens
 from actors.models.families import FAMILIES
 from actors.models.groups import cut_at
 from actors.models.loading import load_model
@@ -107,7 +107,7 @@ class AnyLlm:
         self.priors: dict[tuple[str, ...], torch.Tensor] = {}
         """Per question and labels, the labels' mean log-probabilities without a video."""
         self.spent = Cost()
-        self.ends = _end_tokens(model, self.tokenizer)
+        self.ends = end_tokens(model, self.tokenizer)
         model.generation_config = _greedy(model.generation_config, sorted(self.ends))
 
     def answer(self, requests: Sequence[Request]) -> list[list[Answer]]:
@@ -309,14 +309,6 @@ def _stop_at(tokenizer: Any, stops: Sequence[str]) -> Callable[..., torch.Tensor
         return torch.full((len(ids_BL),), any(stop in so_far for stop in stops), device=ids_BL.device)
 
     return stop
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an answer: the checkpoint's generation settings, else the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    return frozenset([ends] if isinstance(ends, int) else ends or [])
 
 
 def _greedy(settings: Any, ends: list[int]) -> Any:

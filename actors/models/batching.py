@@ -49,12 +49,8 @@ class Batch:
         self.waiting = deque(range(len(requests)))
         self.planned: deque[Planned] = deque()
         self.groups: deque[Group] = deque()
-        stop, decode = llm.config.stop, llm.decode
-        self.speech = Speech[Place](
-            llm.language,
-            llm.config.max_new_tokens,
-            (lambda ids: len(cut_at(decode(ids), stop)) < len(decode(ids))) if stop else None,
-        )
+        is_over = self._has_stopped if llm.config.stop else None
+        self.speech = Speech[Place](llm.language, llm.config.max_new_tokens, is_over)
         self.answers: dict[Place, Answer] = {}
         self.costs: dict[Place, Cost] = {}
         self._halved = llm.language.out_of_memory.halved
@@ -127,9 +123,10 @@ class Batch:
 
     def _rows(self, group: Group, puts: Sequence[Put]) -> int:
         """Return the rows that a tree with these questions needs: labels' are used again, answers' are kept."""
-        passes = [sum(put.question.num_tokens for put in part) for part in cut_passes(puts)]
         labelled = [
-            size for part, size in zip(cut_passes(puts), passes, strict=True) if part[0].question.labels
+            sum(put.question.num_tokens for put in part)
+            for part in cut_passes(puts)
+            if part[0].question.labels
         ]
         free = [put.question.num_tokens for put in puts if not put.question.labels]
         kept = sum(free) + len(free) * self.llm.config.max_new_tokens
@@ -299,6 +296,11 @@ class Batch:
         for place, said in self.speech.finished():
             self._pay(place, decode_steps=said.num_steps)
             self._say(place, said)
+
+    def _has_stopped(self, ids: list[int]) -> bool:
+        """Return whether a text has come to a stop string."""
+        text = self.llm.decode(ids)
+        return cut_at(text, self.llm.config.stop) != text
 
     def _say(self, place: Place, said: Said) -> None:
         text = cut_at(self.llm.decode(said.ids), self.llm.config.stop).strip()

@@ -331,3 +331,11 @@ class Speech(Generic[Key]):
             best_B, log_B, _ = self.language.read(hidden_BD)
         self.num_passes += 1
         return list(zip(best_B.unbind(), log_B.unbind(), strict=True))
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer: the checkpoint's generation settings, else the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    return frozenset([ends] if isinstance(ends, int) else ends or [])

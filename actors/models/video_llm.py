@@ -18,7 +18,7 @@ import torch
 from actors.device import halve_on_out_of_memory, is_out_of_memory, return_freed_memory, to_device
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
-from actors.models.decoding import Language, Question
+from actors.models.decoding import Language, Question, end_tokens
 from actors.models.loading import load_model
 from actors.models.memory import Memory
 from actors.models.prompting import (
@@ -137,7 +137,7 @@ class VideoLlm:
         use_trees(model)
         family = parts.family
         self.language = Language(
-            model, family.decoder(model), family.axes, _end_tokens(model, parts.tokenizer)
+            model, family.decoder(model), family.axes, end_tokens(model, parts.tokenizer)
         )
         self.memory = Memory.of(model, parts, config.memory_gb)
         self.priors: dict[tuple[str, ...], torch.Tensor] = {}
@@ -352,11 +352,3 @@ class VideoLlm:
 def _path_of(compress: CompressFn) -> str:
     """Return where a compressor is defined, as `package.module:name`."""
     return f"{compress.__module__}:{getattr(compress, '__qualname__', type(compress).__qualname__)}"
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an answer: the checkpoint's generation settings, else the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    return frozenset([ends] if isinstance(ends, int) else ends or [])
