@@ -122,7 +122,8 @@ def test_the_loop_over_the_library_gives_the_same_answers(llm, folder):
     row = race(llm, loop, requests, 1)
     assert (row["windows"], row["questions"], row["same_answers"]) == (2, 8, 8)
     assert row["decode_steps"] == row["loop_decode_steps"] > 0
-    assert row["ratio"] == pytest.approx(row["loop_s"] / row["ours_s"], rel=0.01)
+    # seconds are rounded to milliseconds, and a small model takes some tens of them
+    assert row["ratio"] == pytest.approx(row["loop_s"] / row["ours_s"], rel=0.1)
 
 
 def test_another_answer_is_counted_as_another(llm, folder):
