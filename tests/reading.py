@@ -41,8 +41,15 @@ def look(reader: Reader, window: dict) -> np.ndarray:
 
 def children() -> list[psutil.Process]:
     """The decoding children of this process."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if "pipeline.child" in process.cmdline()]
+    return [process for process in psutil.Process().children(recursive=True) if _decodes(process)]
+
+
+def _decodes(process: psutil.Process) -> bool:
+    """Whether it is a decoding child; one that has just ended is none."""
+    try:
+        return "pipeline.child" in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def is_locked(process: psutil.Process) -> bool:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,13 @@ import psutil
 import pytest
 
 from pipeline import isolation, quarantine
-from pipeline.child_process import PASSED_ON
+from pipeline.child_process import PASSED_ON, Child
 from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.errors import ClusterError, ConfigError, DecodeError, ProbeError
 from pipeline.frames import Policy
 from pipeline.isolation import Reader
 from tests import videos
-from tests.reading import SIZE, children, is_locked, look, named, reader, row
+from tests.reading import SIZE, children, look, named, reader, row
 
 ROOT = Path(__file__).parents[2]
 SECRET = "wJalrXUtnFEMI-not-for-children"
@@ -136,28 +135,23 @@ def test_a_child_that_is_killed_once_costs_nothing(tmp_path, monkeypatch):
 def test_a_video_whose_child_is_killed_again_and_again_is_told_so_and_may_be_opened_again(
     tmp_path, monkeypatch
 ):
-    """Short of memory, the kernel kills children before anything else."""
+    """Short of memory, the kernel kills children before anything else; here, each one right after its request."""
     monkeypatch.setattr(isolation, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(isolation, "SHORTAGES", 2)
     folder, killed = tmp_path / "quarantine", set[int]()
-    ours, window = reader(folder=folder, timeout_s=60), named(tmp_path, "sleep")
+    ours, send = reader(folder=folder, timeout_s=60), Child._send
 
-    def kill() -> None:
-        deadline_s = time.monotonic() + 60
-        while len(killed) < 2 and time.monotonic() < deadline_s:
-            for child in children():
-                if is_locked(child) and child.pid not in killed:
-                    killed.add(child.pid)
-                    child.kill()
-            time.sleep(0.02)
+    def send_and_kill(child: Child, *message: object, **file: object) -> None:
+        send(child, *message, **file)
+        killed.add(child.pid)
+        psutil.Process(child.pid).kill()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises(
-        DecodeError, match=r"killed 2 times \(it ended with SIGKILL.*short of memory"
-    ) as caught:
-        look(ours, window)
-    killer.join()
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr(Child, "_send", send_and_kill)
+        with pytest.raises(
+            DecodeError, match=r"killed 2 times \(it ended with SIGKILL.*short of memory"
+        ) as caught:
+            look(ours, named(tmp_path, "sleep"))
     assert socket.gethostname() in str(caught.value)
     assert len(killed) == 2
     assert not folder.exists()
