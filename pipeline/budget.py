@@ -51,7 +51,7 @@ def plan_tokens(
 ) -> Plan:
     """Return the tokens of each frame; their sum never exceeds `budget_tokens`.
 
-    VideoRouter (arXiv 2605.08848, budget-constrained allocation). A scale divides the number of tokens of a frame,
+    VideoRouter (arXiv 2605.05848, budget-constrained allocation). A scale divides the number of tokens of a frame,
     not the side of its grid (its account of uniform pooling, 64 x 128 = 8,192 at scale 2, fixes this), rounded
     down, at least 1.
 

@@ -118,6 +118,10 @@ class ScoreConfig:
 
     scorer: str = "auto"
     """Entry of FRAME_SCORERS, or `package.module:entry`; auto = embedded without a model, else dual-encoder."""
+    proposer: str = "auto"
+    """Which entry proposes frames to a scorer that runs inside the language model (early-layers, trained)."""
+    candidates: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 32
+    """Frames of one (window, query) that such a scorer looks at."""
     model: str = ""
     """Folder or hub id of a CLIP- or SigLIP-like dual encoder; empty = the embedded default."""
     revision: str = ""
@@ -143,6 +147,12 @@ class PlanConfig:
     """Token divisor of relevant frames on the fragment route (VideoRouter s_1)."""
     scale_background: Count = 4
     """Token divisor of the other frames on the fragment route (VideoRouter s_0)."""
+    early_layers: Count = 4
+    """Decoder layers of the language model that routers and scorers inside it go through (VideoRouter k)."""
+    early_tokens: Count = 64
+    """Most visual tokens of a frame that these layers see."""
+    heads: str = ""
+    """Folder written by `reelsift train routers`, for router `trained` and scorer `trained`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

@@ -77,7 +77,7 @@ _COMPILED = tuple(
 def route_by_rules(text: str, kind: Kind) -> Route:
     """Return the route of a question written in English.
 
-    VideoRouter (arXiv 2605.08848) trains a two-class head on the question; this is its stand-in without training,
+    VideoRouter (arXiv 2605.05848) trains a two-class head on the question; this is its stand-in without training,
     with the same two definitions: global = the answer needs the whole timeline (summary, main idea, order, count
     over the video), fragment = it lies in some frames. Unlike the trained head it reads words, not meaning.
 

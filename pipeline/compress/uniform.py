@@ -18,7 +18,7 @@ MAX_STRETCH = 2.0
 def pool_grid(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
     """Return each frame averaged to the finest grid that its plan holds (see `pooled_grid`).
 
-    VideoRouter (arXiv 2605.08848) pools spatially and gives token counts only; averaging over equal cells and the
+    VideoRouter (arXiv 2605.05848) pools spatially and gives token counts only; averaging over equal cells and the
     shape of the grid are ours. Cells never overlap, so weights (tokens per cell) sum to the tokens of a frame;
     `torch.nn.functional.adaptive_avg_pool2d` gives the same values where the grid divides and overlapping cells
     where it does not. A frame whose plan holds all its tokens is passed on untouched. Sums are taken in float32 or
