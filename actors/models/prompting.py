@@ -22,6 +22,9 @@ from pipeline.errors import AnswerError, ModelError
 from pipeline.frames import FrameSize
 from pipeline.queries import Query
 
+TRIAL = "Is there a Car, or not?"
+"""A question that a chat template is tried with: it must come through as it is."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -115,7 +118,7 @@ def _try_prompt(parts: Preprocessing) -> None:
     Raises:
         ModelError: the image token is none of the tokenizer's marks, or the chat template fails or changes the text.
     """
-    name, token, asked = parts.files.name, parts.config.image_token_id, "Is there a Car, or not?"
+    name, token = parts.files.name, parts.config.image_token_id
     if token not in parts.tokenizer.added_tokens_decoder:
         msg = (
             f"model {name!r}: its image_token_id {token!r} is none of the {len(parts.tokenizer.added_tokens_decoder)}"
@@ -123,10 +126,10 @@ def _try_prompt(parts: Preprocessing) -> None:
         )
         raise ModelError(msg)
     try:
-        prompt = write_prompt(parts, (1.0, 2.0), Query("trial", asked, "ask"))
+        prompt = write_prompt(parts, (1.0, 2.0), Query("trial", TRIAL, "ask"))
     except Exception as error:  # templates are programs
         raise load_error(name, "writing a prompt with its chat template", error) from error
-    if asked not in prompt.text or "<1.0s>" not in prompt.text:
+    if TRIAL not in prompt.text or "<1.0s>" not in prompt.text:
         msg = f"model {name!r}: its chat template changes the text of a prompt: {prompt.text[-120:]!r}"
         raise ModelError(msg)
 

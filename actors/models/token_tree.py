@@ -12,7 +12,7 @@ Positions are told with every token: a model's own count, the length of the cach
 Shape letters: L tokens of a segment, K rows of a tree, B branches, D hidden size, P position axes, R kept tokens.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -83,6 +83,10 @@ class TokenTree:
         return (seen_LK & (rows_K <= rows_K[start:, None]))[None, None]
 
 
+Watch = Callable[[torch.Tensor, torch.Tensor, float | None], None]
+"""Told the queries of a segment's tokens [1, heads, L, head size], the keys of its tree and their scale, per layer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """New tokens of one tree."""
@@ -95,7 +99,8 @@ class Segment:
     keep_R: torch.Tensor
     """[R] int64: the tokens whose final hidden state is wanted."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """More inputs of the decoder (Qwen3-VL's deepstack); only where the segment is alone in its forward pass."""
+    """More inputs of the decoder (Qwen3-VL's deepstack); for all segments of a pass they stand in the first."""
+    watch: Watch | None = None
 
 
 @contextmanager
@@ -117,12 +122,12 @@ def forward(decoder: Any, segments: Sequence[Segment]) -> list[torch.Tensor]:
 
     Args:
         decoder: the text decoder, prepared by `use_trees`.
-        segments: of different trees; one alone may have extra inputs.
+        segments: of different trees; the first holds the extra inputs of all.
     """
     lengths = [len(segment.branch_L) for segment in segments]
     edges = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
     parts = [
-        _Part(segment.tree, slice(start, end), segment.tree.enter(segment.branch_L))
+        _Part(segment.tree, slice(start, end), segment.tree.enter(segment.branch_L), segment.watch)
         for segment, (start, end) in zip(segments, pairwise(edges), strict=True)
     ]
     positions_PL = torch.cat([segment.positions_PL for segment in segments], dim=1)
@@ -148,6 +153,7 @@ class _Part:
     tree: TokenTree
     tokens: slice
     seen: torch.Tensor | None
+    watch: Watch | None
 
 
 class _Trees:
@@ -178,6 +184,9 @@ def _attend(
             "this model's attention has sinks or a soft cap, which are not computed here; take another model"
         )
         raise ModelError(msg)
+    for part, keys, _ in key:
+        if part.watch:
+            part.watch(query[:, :, part.tokens], keys, scaling)
     found = [_attend_tree(query[:, :, part.tokens], keys, values, part.seen, scaling, sliding_window)
              for part, keys, values in key]  # fmt: skip
     return torch.cat(found, dim=2).transpose(1, 2), None
