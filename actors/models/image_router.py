@@ -1,0 +1,205 @@
+"""Image routers: does a frame matter to a question, read from the first layers of the answerer's language model.
+
+`early-layers` needs no training, `trained` has a small network behind the same layers, as VideoRouter (arXiv
+2605.05848) does. Each frame is read with the question behind it, by itself; see shadow.py.
+
+Shape letters: N frames.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from actors.models import Answerer, AnswererFacts, Floats
+from actors.models.families import FAMILIES
+from actors.models.heads import FACTS_FILE, WEIGHTS_FILE, ImageHead, load_heads, read_heads
+from actors.models.loading import fetch, read_config
+from actors.models.shadow import Shadow
+from pipeline.config import JobConfig
+from pipeline.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from actors.models.video_llm import FrameFeatures
+
+BORDER_SD = 0.5
+"""How many standard deviations above the mean of its candidates a frame's attention has to be, to count."""
+STEEPNESS = 2.0
+"""Of the squash: one standard deviation beyond the border is .88."""
+LEAST_SPREAD = 1e-3
+"""Standard deviation relative to the mean below which candidates do not differ: rounding of bfloat16 is larger."""
+
+
+class EarlyLayers:
+    """Untrained: how much of the question's attention a frame draws, compared with the other candidates.
+
+    An attention weight means nothing by itself: it depends on the question's words, its length and the model. So the
+    border is drawn among the candidates of one (window, question), at the mean plus half a standard deviation.
+    """
+
+    def __init__(self, shadow: Shadow) -> None:
+        self.shadow = shadow
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that went through the layers so far."""
+        return self.shadow.num_tokens
+
+    @property
+    def work_bytes(self) -> int:
+        """Memory that the layers take at most."""
+        return self.shadow.work_bytes
+
+    def relevance(
+        self, features: "FrameFeatures", index: Sequence[int], times_s: Sequence[float], text: str
+    ) -> Floats:
+        """Return [N] in [0, 1]; see actors.models.ImageRouter, and `stand_out` for what the numbers mean."""
+        return stand_out(self.shadow.attention(features, index, times_s, text).cpu().numpy())
+
+
+class Trained:
+    """The image head behind the frame's states: the probability that the answer rests on it."""
+
+    def __init__(self, shadow: Shadow, head: ImageHead, temperature: float) -> None:
+        self.shadow = shadow
+        self.head = head.to(shadow.llm.language.device)
+        self.temperature = temperature
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that went through the layers so far."""
+        return self.shadow.num_tokens
+
+    @property
+    def work_bytes(self) -> int:
+        """Memory that the layers take at most."""
+        return self.shadow.work_bytes
+
+    def relevance(
+        self, features: "FrameFeatures", index: Sequence[int], times_s: Sequence[float], text: str
+    ) -> Floats:
+        """Return [N] in [0, 1]; see actors.models.ImageRouter."""
+        states = self.shadow.frame_states(features, index, times_s, text)
+        with torch.inference_mode():
+            return torch.sigmoid(self.head(states) / self.temperature).cpu().numpy()
+
+
+def stand_out(scores_N: Floats) -> Floats:
+    """Return scores of any scale as [N] in [0, 1]: sigmoid(2 (z - 0.5)), z in standard deviations from the mean.
+
+    .5 is the mean plus half a standard deviation, VideoRouter's rule for scores whose scale differs between questions.
+    Where they do not differ, nothing stands out: all are 0. What is not finite stays so.
+    """
+    mean, spread = float(scores_N.mean()), float(scores_N.std())
+    if spread <= LEAST_SPREAD * abs(mean):
+        return np.zeros(len(scores_N), np.float32)
+    z_N = (scores_N - mean) / spread
+    return (1 / (1 + np.exp(-STEEPNESS * (z_N - BORDER_SD)))).astype(np.float32)
+
+
+# --- entries of FRAME_SCORERS ----------------------------------------------------------------------------
+
+
+def describe_early_layers(config: JobConfig, facts: AnswererFacts) -> str:
+    """Return the name for the rows; reads the model's configuration.
+
+    Raises:
+        ConfigError: no model is named, one of no known family, or one of fewer layers.
+    """
+    _check_model("early-layers", config, facts)
+    return f"early-layers {config.plan.early_layers}x{config.plan.early_tokens}"
+
+
+def make_early_layers(config: JobConfig, answerer: Answerer) -> EarlyLayers:
+    """Return the untrained router beside a loaded video language model.
+
+    Raises:
+        ModelError: the model has fewer layers.
+    """
+    return EarlyLayers(_shadow(config, answerer))
+
+
+def describe_trained(config: JobConfig, facts: AnswererFacts) -> str:
+    """Return the name for the rows; reads the facts of the heads and the model's configuration.
+
+    Raises:
+        ConfigError: no model or no heads are named, or they do not fit each other.
+        ModelError: see `read_heads`.
+    """
+    folder = config.plan.heads
+    if not folder:
+        msg = "scorer 'trained' needs trained heads; name their folder with --plan.heads"
+        raise ConfigError(msg)
+    language = _check_model("trained", config, facts)
+    heads = read_heads(folder)
+    if "image" not in heads["heads"]:
+        msg = f"scorer 'trained': {folder} holds the heads {heads['heads']}, expected 'image' among them"
+        raise ConfigError(msg)
+    for name, expected, advice in (
+        ("hidden_size", language.hidden_size, f"train heads on {config.answer.model}"),
+        ("early_layers", config.plan.early_layers, f"set --plan.early-layers {heads['early_layers']}"),
+        ("early_tokens", config.plan.early_tokens, f"set --plan.early-tokens {heads['early_tokens']}"),
+    ):
+        if heads[name] != expected:
+            msg = (
+                f"scorer 'trained': the heads in {folder} have {name} {heads[name]} (trained on {heads['model']!r}),"
+                f" this job has {expected}; {advice}"
+            )
+            raise ConfigError(msg)
+    digest = hashlib.sha256()
+    for name in (FACTS_FILE, WEIGHTS_FILE):
+        path = Path(folder).expanduser() / name
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return f"trained {config.plan.early_layers}x{config.plan.early_tokens}@{digest.hexdigest()[:12]}"
+
+
+def make_trained(config: JobConfig, answerer: Answerer) -> Trained:
+    """Return the trained router beside a loaded video language model.
+
+    Raises:
+        ModelError: the model has fewer layers; see `load_heads`; or there is no image head.
+    """
+    shadow = _shadow(config, answerer)
+    heads = load_heads(config.plan.heads, hidden_size=shadow.hidden_size)
+    if heads.image is None:
+        msg = (
+            f"trained heads {config.plan.heads!r} hold no image head; train one with `reelsift train routers`"
+        )
+        raise ModelError(msg)
+    return Trained(shadow, heads.image, heads.image_temperature)
+
+
+def _shadow(config: JobConfig, answerer: Answerer) -> Shadow:
+    from actors.models.video_llm import VideoLlm
+
+    assert isinstance(answerer, VideoLlm)
+    return Shadow(answerer, config.plan.early_layers, config.plan.early_tokens)
+
+
+def _check_model(name: str, config: JobConfig, facts: AnswererFacts) -> Any:
+    """Return the configuration of the text decoder that frames are to be read with.
+
+    Raises:
+        ConfigError: no model is named, one of no known family, or one of fewer layers.
+    """
+    model = config.answer.model
+    if not model:
+        msg = f"scorer {name!r} reads frames with the answering model, and none is named; set --answer.model"
+        raise ConfigError(msg)
+    if not facts.cuts_frames:
+        msg = (
+            f"scorer {name!r} needs a video language model of a known family ({', '.join(sorted(FAMILIES))}), and"
+            f" {model} is of none; take another --answer.model"
+        )
+        raise ConfigError(msg)
+    language = read_config(fetch(model, config.answer.revision, weights=False)).get_text_config()
+    if config.plan.early_layers > language.num_hidden_layers:
+        msg = (
+            f"scorer {name!r} goes through the first {config.plan.early_layers} layers of {model}, which has"
+            f" {language.num_hidden_layers}; lower --plan.early-layers"
+        )
+        raise ConfigError(msg)
+    return language
