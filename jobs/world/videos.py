@@ -1,0 +1,27 @@
+"""Writes generated scenes as real video files."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from jobs.world.scenes import FRAME_PX, SECONDS, draw, make_scene
+
+FPS = 4
+QUALITY = "16"
+"""x264's constant rate factor: digits are small."""
+
+
+def write_video(path: Path, seed: int) -> None:
+    """Write the scene of a seed as H.264 in MP4."""
+    scene = make_scene(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": QUALITY, "preset": "veryfast"})
+        stream.width = stream.height = FRAME_PX
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 4 * FPS
+        for number in range(SECONDS * FPS):
+            frame = av.VideoFrame.from_ndarray(draw(scene, number / FPS), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
