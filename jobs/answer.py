@@ -148,7 +148,10 @@ def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan:
 class Resolved:
     """Plug-ins and models of a job, looked up on the driver."""
 
+    router: Any
+    router_facts: Any
     routes: dict[str, Any]
+    """By query id; empty where a model decides them as the run goes."""
     scorer: Any
     scorer_facts: Any
     answerer: Any
@@ -157,24 +160,24 @@ class Resolved:
 
     @property
     def models(self) -> dict[str, str]:
-        """What scores and answers, with its revision."""
-        answerer = self.answerer_facts
-        return {"scorer": self.scorer_facts.name, "answerer": f"{answerer.name}@{answerer.revision}"}
+        """What scores, answers and, where it takes a model, routes; with its revision."""
+        answerer, router = self.answerer_facts, self.router_facts
+        found = {"scorer": self.scorer_facts.name, "answerer": f"{answerer.name}@{answerer.revision}"}
+        return found | ({"router": router.name} if router.needs_model else {})
 
 
 def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     """Look up every name and describe every model, before anything starts.
 
     Raises:
-        ConfigError: a table has no such entry.
+        ConfigError: a table has no such entry, one does not fit the job, or a budget buys no frame.
         ModelError: a model's folder is not what it should be.
     """
-    from actors.models.tables import find_answerer, find_scorer
+    from actors.models.tables import describe_router, find_answerer, find_scorer
     from pipeline.compress import TOKEN_COMPRESSORS
     from pipeline.decode import DECODERS
     from pipeline.plugins import find
     from pipeline.reduce import AGGREGATORS
-    from pipeline.route import ROUTERS
     from pipeline.sampling import SAMPLERS
     from pipeline.stages import route_queries
 
@@ -182,14 +185,34 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     find(DECODERS, config.decode.decoder, "DECODERS")
     find(SAMPLERS, config.window.sampler, "SAMPLERS")
     scorer, answerer = find_scorer(config.score), find_answerer(config.answer)
+    facts = answerer.describe(config.answer)
+    router, router_facts = describe_router(config, facts)
+    _check_budgets(config, queries, facts)
     return Resolved(
-        routes=route_queries(find(ROUTERS, config.plan.router, "ROUTERS"), queries),
+        router=router,
+        router_facts=router_facts,
+        routes={} if router_facts.needs_model else route_queries(router.make(config, "cpu"), queries),
         scorer=scorer,
         scorer_facts=scorer.describe(config.score),
         answerer=answerer,
-        answerer_facts=answerer.describe(config.answer),
+        answerer_facts=facts,
         aggregate=find(AGGREGATORS, config.aggregator, "AGGREGATORS"),
     )
+
+
+def _check_budgets(config: JobConfig, queries: list[Any], facts: Any) -> None:
+    """Refuse questions whose budget does not buy one frame, as small as the plan may make it.
+
+    Raises:
+        ConfigError: which questions, and what they need at least.
+    """
+    from pipeline.queries import check_budgets
+
+    plan = config.plan
+    scales = (plan.scale_global, plan.scale_relevant, plan.scale_background) if facts.cuts_frames else (1,)
+    if facts.tokens_per_frame:
+        spending = [query for query in queries if query.kind != "find" or config.answer.confirm_find]
+        check_budgets(spending, plan.budget_tokens, max(1, facts.tokens_per_frame // max(scales)))
 
 
 def _list(videos: str, run: Any) -> tuple[list[Any], Any]:
@@ -224,7 +247,7 @@ def _execute(
 
     counters: Counter[str] = Counter()
     with cluster.connected():
-        from jobs import flow
+        from jobs import flow, routing
         from pipeline import ledger, rows
         from pipeline.isolation import Reader
 
@@ -235,7 +258,7 @@ def _execute(
         )
         reader = Reader(config.decode, config.window, run.quarantine)
         job = flow.Job(
-            config, queries, run, reader, plan.routes, plan.scorer, plan.scorer_facts,
+            config, queries, run, reader, plan.scorer, plan.scorer_facts,
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
         if files:
@@ -243,7 +266,10 @@ def _execute(
         open_windows = ledger.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
-            counters.update(_commit_all("answer", flow.answer_archive(job, place, windows), run))
+            routes = plan.routes or routing.decide(
+                plan.router, plan.router_facts, job, plan.models, place.answerer
+            )
+            counters.update(_commit_all("answer", flow.answer_archive(job, place, routes, windows), run))
         num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
         counters.update(_commit_all("judge", flow.reduce_archive(job, num_answers, found, judged), run))

@@ -9,7 +9,7 @@ pixels end in `score` (and, for the few evidence frames, in `answer`). One row i
 `answer`. Every stage takes and returns Arrow tables of the schemas in pipeline/rows.py. Nothing here shuffles.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -54,7 +54,6 @@ class Job:
     queries: Sequence[Query]
     run: Run
     reader: Reader
-    routes: dict[str, Route]
     scorer: ScorerEntry
     scorer_facts: ScorerFacts
     answerer: AnswererEntry
@@ -72,7 +71,9 @@ def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
     return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
 
 
-def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Dataset:
+def answer_archive(
+    job: Job, place: Placement, routes: Mapping[str, Route], windows: Sequence[Slice]
+) -> Dataset:
     """Open windows -> answered windows, staged as parts of answers/ and frames/."""
     config, facts = job.config, job.answerer_facts
     num_windows = sum(part.stop - part.start for part in windows)
@@ -100,7 +101,7 @@ def answer_archive(job: Job, place: Placement, windows: Sequence[Slice]) -> Data
     )
 
     plan = partial(
-        stages.plan_window, job.routes, job.queries, config.plan, config.score, facts.tokens_per_frame,
+        stages.plan_window, dict(routes), job.queries, config.plan, config.score, facts.tokens_per_frame,
         cuts_frames=facts.cuts_frames, confirm_find=config.answer.confirm_find,
     )  # fmt: skip
     ready = scored.map_batches(on_rows(plan, rows.PLANNED), **LIGHT)

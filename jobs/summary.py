@@ -195,9 +195,7 @@ def print_plan(
     resolved = {
         "videos": f"{found} found, {found - known} of them new to {out}",
         "out": out,
-        "queries": [
-            f"{query.query_id} ({query.kind}, {plan.routes[query.query_id].route})" for query in queries
-        ],
+        "queries": _routed(config, queries, plan),
         "scorer": plan.scorer_facts.name,
         "model": plan.answerer_facts.name or "none: answers from frame relevance",
         "pools": {
@@ -213,6 +211,14 @@ def print_plan(
         )
     )
     return 0
+
+
+def _routed(config: JobConfig, queries: Sequence[Query], plan: Any) -> list[str]:
+    """Return one line per question with its route, or with who will decide it: nothing loads a model here."""
+    if plan.router_facts.needs_model:
+        who = f"route decided by {config.answer.model} when the run starts: router {plan.router_facts.name}"
+        return [f"{query.query_id} ({query.kind}, {who})" for query in queries]
+    return [f"{query.query_id} ({query.kind}, {plan.routes[query.query_id].route})" for query in queries]
 
 
 def _pool(pool: PoolConfig) -> str:

@@ -77,6 +77,7 @@ def answer_row(
         "evidence": [dict(zip(("pts_s", "score", "tokens"), item, strict=True)) for item in answer.evidence],
         "route": plan["route"],
         "route_confidence": plan["route_confidence"],
+        "route_reason": plan["route_reason"],
         "plan_reason": plan["reason"],
         "frames_seen": len(window["pts_s"]),
         "tokens_dense": answer.tokens_dense,

@@ -1,6 +1,7 @@
 """What an output folder already holds, and how more is added exactly once.
 
     OUT/_run/<run_id>/config.json queries.json versions.json   written when a run opens
+                      routes.json                              what a model said of the questions, if one was asked
                       manifest/{files,windows}/*.parquet       what this run has to probe and to answer
                       staging/*.parquet                        written by workers, invisible to readers
                       commits/<part_id>.json                   the commit: from here on the part counts
@@ -16,7 +17,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline import rows, store
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
+from pipeline.route import Asked, Route
 from pipeline.rows import Row
 from pipeline.windows import Keys, holds, key, plan_windows, sorted_keys
 
@@ -117,6 +119,28 @@ def _describe_job(config: JobConfig, models: Models) -> dict[str, Any]:
         "settings": settings.dump(config),
         "models": models,
     }
+
+
+def write_routes(run: Run, routes: Mapping[Asked, Route]) -> None:
+    """Write down what a model said of the questions of a run, so that no later run need ask it again."""
+    found = [{"text": text, "kind": kind, **asdict(route)} for (text, kind), route in routes.items()]
+    _write_json(store.join(run.folder, "routes.json"), found)
+
+
+def read_routes(out: str, config: JobConfig, models: Models) -> dict[Asked, Route]:
+    """Return what models said in runs with the same settings and models; the oldest word counts."""
+    found: dict[Asked, Route] = {}
+    job = _describe_job(config, models)
+    for run_id in run_ids(out):
+        folder = store.join(out, "_run", run_id)
+        said = _read_json(store.join(folder, "routes.json"))
+        old = _read_json(store.join(folder, "config.json")) if said else None
+        if not old or (old["fingerprint"], old["models"]) != (job["fingerprint"], job["models"]):
+            continue
+        for row in said:
+            route = Route(row["route"], row["confidence"], row["reason"])
+            found.setdefault((row["text"], row["kind"]), route)
+    return found
 
 
 def run_ids(out: str) -> list[str]:

@@ -100,6 +100,32 @@ def one_query(text: str, kind: str = "find") -> Query:
     return query
 
 
+def check_budgets(queries: Sequence[Query], job_tokens: int, smallest_tokens: int) -> None:
+    """Check that every query can afford one frame.
+
+    Args:
+        queries: those that spend visual tokens.
+        job_tokens: budget of a query that names none.
+        smallest_tokens: visual tokens of one frame at the coarsest scale.
+
+    Raises:
+        ConfigError: every query with a smaller budget, where the budget is set, and the least that it may be.
+    """
+    short: list[str] = []
+    for query in queries:
+        own = query.budget_tokens
+        if (job_tokens if own is None else own) < smallest_tokens:
+            field = f"its budget_tokens {own}" if own is not None else f"--plan.budget-tokens {job_tokens}"
+            short.append(f"query {query.query_id!r}: {field} does not buy one frame")
+    if short:
+        more = f"; and {len(short) - 10} more" if len(short) > 10 else ""
+        msg = (
+            f"{'; '.join(short[:10])}{more}. One frame costs at least {smallest_tokens} visual tokens: set budgets of"
+            f" {smallest_tokens} or more, or a larger --plan.scale-background"
+        )
+        raise ConfigError(msg)
+
+
 # --- reading: bytes -> (place, fields) ---------------------------------------------------------------
 
 Item = tuple[str, dict[str, Any]]
@@ -286,6 +312,15 @@ def _text(value: Any) -> str:
     return text
 
 
+def _question(value: Any) -> str:
+    """Return a text with something to look for or to ask; signs alone would be scored and answered all the same."""
+    text = _text(value)
+    if not any(letter.isalnum() for letter in text):
+        msg = f"holds no word: {text[:80]!r}; write what to look for or what to ask"
+        raise ValueError(msg)
+    return text
+
+
 def _kind(value: Any) -> Kind:
     kind = _text(value)
     for known in KINDS:
@@ -338,7 +373,7 @@ def _show(value: Any) -> str:
 REQUIRED = ("query_id", "text", "kind")
 FIELDS: dict[str, Callable[[Any], Any]] = {
     "query_id": _text,
-    "text": _text,
+    "text": _question,
     "kind": _kind,
     "choices": _choices,
     "threshold": _threshold,

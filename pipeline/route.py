@@ -1,9 +1,10 @@
-"""Does a question need the whole video or some moments of it? Decided from its text alone, without a model.
+"""Does a question need the whole video or some moments of it? What a router is, and one that needs no model.
 
-A route depends on the text and the kind only, never on the video: the caller decides it once per query.
+A route depends on the text and the kind only, never on the video: it is decided once for each distinct question.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,11 @@ class Route:
     confidence: float
     """In [0, 1]; below budget.MIN_ROUTE_CONFIDENCE the planner shows the whole window."""
     reason: str
-    """Which rule spoke."""
+    """Which router spoke, and why: `rules: asks for a summary`."""
+
+
+Asked = tuple[str, Kind]
+"""A question as routers see it: its text and its kind."""
 
 
 class RouteFn(Protocol):
@@ -28,26 +33,39 @@ class RouteFn(Protocol):
     def __call__(self, text: str, kind: Kind) -> Route: ...
 
 
+class RouteManyFn(Protocol):
+    """Do so for many questions at once, in their order; a route must not depend on what else is asked."""
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Route]: ...
+
+
 _VIDEO = r"(?:video|clip|film|movie|recording|footage|episode|scene)"
 _EVENTS = r"(?:events?|actions?|steps?|activities|scenes?|things)"
 
 HOLISTIC: tuple[tuple[str, float, str], ...] = (
     ("asks for a summary", 0.95, r"summari[sz]e|sum up|(?:summary|synopsis|overview|recap|gist) of"),
     ("asks for a summary", 0.9, r"(?:give|write|provide|produce)\b.*\b(?:summary|synopsis|overview|recap)"),
+    ("asks for a summary", 0.9, r"tl;?dr|walk me through|(?:brief|short|general|detailed) description"),
+    ("asks for a summary", 0.9, r"(?:caption|title|headline) (?:for|fits|suits|best)|describe everything"),
+    ("asks for a summary", 0.9, rf"tell me about (?:the|this) {_VIDEO}|list (?:all |the |main )*{_EVENTS}(?! on| in)"),
     ("is about the whole", 0.95, rf"(?:entire|whole|full|complete) {_VIDEO}"),
+    ("is about the whole", 0.9, r"(?:over|during) the (?:entire|whole|full)|(?:beginning|start) and (?:the )?end\b"),
     ("is about the whole", 0.9, r"from (?:the )?(?:start|beginning) (?:to|until|through)"),
-    ("is about the whole", 0.9, rf"throughout|over the course of|(?<!an )overall\b|describe (?:the|this) {_VIDEO}"),
+    ("is about the whole", 0.9, rf"throughout|over the course of|(?<!an )overall\b|describes? (?:the|this) {_VIDEO}"),
     ("is about the whole", 0.9, rf"what (?:is|was|does) (?:the|this) {_VIDEO} (?:\w+ )?about"),
     ("is about the whole", 0.8, rf"what (?:happens|is happening|happened|is going on) in (?:the|this) {_VIDEO}"),
     ("asks for the main idea", 0.95, r"(?:main|central|overall|general|key|primary) (?:idea|theme|topic|subject|point"
                                      r"|message|purpose|plot|story|focus|event|activity|character)"),
     ("asks for the main idea", 0.85, r"(?:what|which|identify|name)\b.*\b(?:theme|topic|genre|mood|moral)\b(?! park)"),
     ("asks for the main idea", 0.85, rf"(?:purpose|message|subject|story|point) of (?:the|this) {_VIDEO}"),
+    ("asks for the main idea", 0.85, rf"(?:kind|type|sort) of {_VIDEO} (?:is|was)\b|(?:conclude|infer)\w*\b.*{_VIDEO}"),
+    ("asks for the main idea", 0.85, r"key (?:moments|takeaways|steps)|takeaway|explain the (?:plot|story|message)"),
     ("asks for the main idea", 0.8, r"(?:plot|storyline|story arc|narrative) of|tell\b.*\bstory|mainly|primarily"),
     ("asks for an order", 0.95, rf"(?:order|sequence|timeline|chronology) of (?:the |these |all )*{_EVENTS}"),
     ("asks for an order", 0.95, r"(?:in (?:what|which)|correct|chronological|temporal) (?:order|sequence)"),
     ("asks for an order", 0.9, rf"(?:arrange|sort|rank|order) (?:the|these|all)\b.*\b{_EVENTS}"),
     ("asks for an order", 0.7, r"(?:happens?|happened|comes?|came|appears?|appeared|occurs?|occurred) (?:first|last)"),
+    ("asks for an order", 0.9, r"in the (?:right|proper|original) order|put\b.*\bin order\b(?! to)|what are the steps"),
     ("counts over the whole", 0.95, r"how many times|how often|(?:total|overall) (?:number|count) of"),
     ("counts over the whole", 0.9, r"how many\b.*\b(?:in total|altogether|in all|across)"),
     ("counts over the whole", 0.8, rf"(?:^|please )count\b|how many\b.*\bin (?:the|this) {_VIDEO}"),
@@ -97,7 +115,3 @@ def route_by_rules(text: str, kind: Kind) -> Route:
     if all(word in FUNCTION_WORDS for word in words):
         return Route("global", 0.8, "rules: names nothing to look for")
     return Route("fragment", 0.8, "rules: names something to look for")
-
-
-ROUTERS: dict[str, RouteFn] = {"rules": route_by_rules}
-"""Ways to decide the route of a question."""

@@ -18,7 +18,7 @@ from pipeline.frames import FrameSize, Policy, Sample
 from pipeline.isolation import Reader
 from pipeline.novelty import novelty
 from pipeline.queries import Query, columns
-from pipeline.route import Route, RouteFn
+from pipeline.route import Asked, Route, RouteManyFn
 from pipeline.rows import Row
 from pipeline.spans import find_spans
 from pipeline.windows import key_gap_s, spans
@@ -144,6 +144,7 @@ def plan_window(
             "query_id": query_id,
             "route": route.route,
             "route_confidence": route.confidence,
+            "route_reason": route.reason,
             "reason": "no visual tokens needed",
             "tokens": [0] * len(relevance_NP),
             "error_message": "",
@@ -249,6 +250,8 @@ def _evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
     }
 
 
-def route_queries(router: RouteFn, queries: Sequence[Query]) -> dict[str, Route]:
-    """Return the route of every query: it depends on the text alone, so it is found once per run."""
-    return {query.query_id: router(query.text, query.kind) for query in queries}
+def route_queries(router: RouteManyFn, queries: Sequence[Query]) -> dict[str, Route]:
+    """Return the route of every query, by its id; what is asked alike is put to the router once."""
+    asked: list[Asked] = list(dict.fromkeys((query.text, query.kind) for query in queries))
+    found = dict(zip(asked, router(asked), strict=True))
+    return {query.query_id: found[query.text, query.kind] for query in queries}

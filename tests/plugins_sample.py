@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from actors.models import ScorerEntry, ScorerFacts
+from actors.models import RouterEntry, RouterFacts, ScorerEntry, ScorerFacts
 from pipeline import reduce
 from pipeline.decode import open_pyav
 from pipeline.frames import FrameSize, LookFn, Policy, Shot
@@ -65,4 +65,17 @@ class Brightness:
 BRIGHTNESS = ScorerEntry(
     describe=lambda _config: ScorerFacts("brightness", FrameSize(8, 8), uses_gpu=False),
     make=lambda _config, _device: Brightness(),
+)
+
+
+def _broken_router(_config, _device):
+    def route(_asked):
+        msg = "by nought"
+        raise ZeroDivisionError(msg)
+
+    return route
+
+
+BROKEN_ROUTER = RouterEntry(
+    describe=lambda _config, _facts: RouterFacts("broken", needs_model=True), make=_broken_router
 )

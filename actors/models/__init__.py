@@ -1,4 +1,4 @@
-"""Who owns weights: contracts and tables of frame scorers and answerers.
+"""Who owns weights: contracts of frame scorers, routers and answerers.
 
 A table holds a maker, called in the actor's constructor; it imports its heavy library inside. `describe`
 runs on the driver: it reads configuration, never weights.
@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.budget import Plan
-from pipeline.config import AnswerConfig, CompressConfig, ScoreConfig
+from pipeline.config import AnswerConfig, CompressConfig, JobConfig, ScoreConfig
 from pipeline.frames import Frames, FrameSize
 from pipeline.queries import Query
+from pipeline.route import RouteManyFn
 
 Device = Literal["cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
@@ -165,3 +166,22 @@ class AnswererEntry:
 
     describe: Callable[[AnswerConfig], AnswererFacts]
     make: Callable[[AnswerConfig, CompressConfig, Device], Answerer]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFacts:
+    """What the driver must know of a router before a weight is loaded."""
+
+    name: str
+    """Goes to the run's records: table entry, and what state of it where it was trained."""
+    needs_model: bool = False
+    """Whether it holds the answerer's language model: then it runs once per run, in a task of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterEntry:
+    """One line of ROUTERS."""
+
+    describe: Callable[[JobConfig, AnswererFacts], RouterFacts]
+    """Raises ConfigError or ModelError where the router does not fit the job."""
+    make: Callable[[JobConfig, Device], RouteManyFn]

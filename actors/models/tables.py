@@ -1,14 +1,34 @@
-"""The tables of what owns weights. A new entry is one file beside this one and one line here."""
+"""The tables of what may own weights. A new entry is one file beside this one and one line here."""
 
-from actors.models import AnswererEntry, ScorerEntry, any_llm, dual_encoder, embedded, relevance, video_llm
+from actors.models import (
+    AnswererEntry,
+    AnswererFacts,
+    RouterEntry,
+    RouterFacts,
+    ScorerEntry,
+    any_llm,
+    dual_encoder,
+    embedded,
+    relevance,
+    semantic,
+    video_llm,
+)
 from actors.models.families import find_family
 from actors.models.loading import fetch, read_config
-from pipeline.config import AnswerConfig, ScoreConfig
+from pipeline.config import AnswerConfig, JobConfig, ScoreConfig
+from pipeline.errors import ConfigError, JobError
 from pipeline.plugins import find
+from pipeline.route import RouteFn, route_by_rules
 
 FRAME_SCORERS: dict[str, ScorerEntry] = {
     "embedded": ScorerEntry(embedded.describe, embedded.make),
     "dual-encoder": ScorerEntry(dual_encoder.describe, dual_encoder.make),
+}
+
+ROUTERS: dict[str, RouterEntry] = {
+    "rules": semantic.plain(route_by_rules, "rules"),
+    "llm": RouterEntry(semantic.describe_llm, semantic.make_llm),
+    "trained": RouterEntry(semantic.describe_trained, semantic.make_trained),
 }
 
 ANSWERERS: dict[str, AnswererEntry] = {
@@ -28,6 +48,44 @@ def find_scorer(config: ScoreConfig) -> ScorerEntry:
     if name == "auto":
         name = "dual-encoder" if config.model else "embedded"
     return find(FRAME_SCORERS, name, "FRAME_SCORERS")
+
+
+def find_router(name: str) -> RouterEntry:
+    """Return the router a job names; an import path may lead to an entry or to a plain RouteFn.
+
+    Raises:
+        ConfigError: no such entry, or the import path leads nowhere or to something else.
+    """
+    try:
+        return find(ROUTERS, name, "ROUTERS")
+    except ConfigError:
+        if ":" not in name:
+            raise
+    functions: dict[str, RouteFn] = {"rules": route_by_rules}
+    return semantic.plain(find(functions, name, "ROUTERS"), name)
+
+
+def describe_router(config: JobConfig, facts: AnswererFacts) -> tuple[RouterEntry, RouterFacts]:
+    """Return the router a job names and what the driver must know of it.
+
+    Raises:
+        ConfigError, ModelError: no such entry, or it does not fit the job; the message names those that do.
+    """
+    entry = find_router(config.plan.router)
+    try:
+        return entry, entry.describe(config, facts)
+    except JobError as error:
+        fit = ", ".join(name for name, other in ROUTERS.items() if _fits(other, config, facts))
+        msg = f"{error}. Routers that fit this job: {fit}"
+        raise type(error)(msg) from error
+
+
+def _fits(entry: RouterEntry, config: JobConfig, facts: AnswererFacts) -> bool:
+    try:
+        entry.describe(config, facts)
+    except JobError:
+        return False
+    return True
 
 
 def find_answerer(config: AnswerConfig) -> AnswererEntry:

@@ -10,7 +10,7 @@ TABLES = {
     "DECODERS": "pipeline.decode",
     "SAMPLERS": "pipeline.sampling",
     "FRAME_SCORERS": "actors.models.tables",
-    "ROUTERS": "pipeline.route",
+    "ROUTERS": "actors.models.tables",
     "TOKEN_COMPRESSORS": "pipeline.compress",
     "ANSWERERS": "actors.models.tables",
     "AGGREGATORS": "pipeline.reduce",

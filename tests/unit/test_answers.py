@@ -18,7 +18,7 @@ def test_a_failed_answer_has_every_column_and_no_null():
 
 def test_an_answer_carries_what_was_computed_for_it_also_when_it_is_refused():
     window = {"pts_s": [0.0], "decode_s": 0.0}
-    plan = {"route": "global", "route_confidence": 1.0, "reason": ""}
+    plan = {"route": "global", "route_confidence": 1.0, "route_reason": "rules: x", "reason": ""}
     cost = Cost(
         vision_frames=4, prefills=1, prefill_tokens=900, decode_steps=7, decode_passes=5, oom_halvings=1
     )

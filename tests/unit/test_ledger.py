@@ -3,9 +3,10 @@
 import pytest
 
 from pipeline import ledger, rows, sink, store
-from pipeline.config import JobConfig, WindowConfig
+from pipeline.config import JobConfig, PlanConfig, WindowConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
+from pipeline.route import Route
 from pipeline.windows import holds, key, sorted_keys
 
 QUERIES = [Query("q1", "a dog", "find")]
@@ -169,3 +170,27 @@ def test_an_empty_list_of_work_writes_nothing(out):
     run = start(out)
     assert ledger.write_parts(run.manifest("files"), [], rows.FILE) == []
     assert not store.exists(run.manifest("files"))
+
+
+ROUTES = {
+    ("a dog", "find"): Route("fragment", 0.75, "llm: x"),
+    ("why?", "ask"): Route("global", 0.6, "llm: y"),
+}
+OTHER = Route("global", 0.1, "llm: z")
+
+
+def test_routes_are_read_as_the_oldest_run_wrote_them(out):
+    assert ledger.read_routes(out, JobConfig(), MODELS) == {}
+    for run_id, routes in (("1", ROUTES), ("2", {("a dog", "find"): OTHER, ("new", "ask"): OTHER})):
+        run = ledger.Run(out, run_id)
+        ledger.start_run(run, JobConfig(), QUERIES, MODELS, {})
+        ledger.write_routes(run, routes)
+    start(out)  # asked no model
+    assert ledger.read_routes(out, JobConfig(), MODELS) == {**ROUTES, ("new", "ask"): OTHER}
+
+
+def test_routes_of_another_model_or_other_settings_do_not_count(out):
+    ledger.write_routes(start(out), ROUTES)
+    assert ledger.read_routes(out, JobConfig(), {**MODELS, "router": "trained@1"}) == {}
+    assert ledger.read_routes(out, JobConfig(plan=PlanConfig(router="llm")), MODELS) == {}
+    assert ledger.read_routes(out, JobConfig(), MODELS) == ROUTES

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.queries import Query, columns, load_queries, one_query, texts
+from pipeline.queries import Query, check_budgets, columns, load_queries, one_query, texts
 
 ROOT = Path(__file__).parents[2]
 WANTED = [
@@ -97,6 +97,7 @@ def test_all_mistakes_of_a_file_come_at_once_with_their_lines(tmp_path: Path) ->
                 json.dumps({"query_id": "f", "text": "y" * 2001, "kind": "find"}),
                 '{"query_id": 7, "text": "y", "kind": "find", "threshold": NaN, "budget_tokens": 1.5}',
                 '{"query_id": "g", "text": "\\ud800", "kind": "find", "threshold": true}',
+                '{"query_id": "h", "text": " ?! ... ", "kind": "ask"}',
             ]
         ),
     )
@@ -119,6 +120,7 @@ def test_all_mistakes_of_a_file_come_at_once_with_their_lines(tmp_path: Path) ->
         "line 10: budget_tokens must be a whole number of at least 1, found 1.5 (float)",
         r"line 11: text holds half a surrogate pair: '\ud800'",
         "line 11: threshold must be a number from 0 to 1, found True (bool)",
+        "line 12: text holds no word: '?! ...'; write what to look for or what to ask",
     ]
 
 
@@ -219,3 +221,24 @@ def test_reading_queries_loads_no_heavy_library() -> None:
         "import sys, pipeline.queries; sys.exit(bool({'torch', 'ray', 'av', 'pandas'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_a_word_is_a_word_in_any_script() -> None:
+    for text in ("视频", "вода", "7", "حريق", "é?"):
+        assert one_query(text).text == text
+
+
+def test_budgets_that_buy_no_frame_come_at_once_with_the_least_that_would() -> None:
+    queries = [
+        Query("own", "a dog", "flag", budget_tokens=3),
+        Query("rich", "a dog", "flag", budget_tokens=4),
+        Query("job", "a dog", "ask"),
+    ]
+    check_budgets(queries[1:], 4, 4)
+    with pytest.raises(ConfigError) as caught:
+        check_budgets(queries, 2, 4)
+    told = str(caught.value)
+    assert "query 'own': its budget_tokens 3 does not buy" in told
+    assert "query 'job': --plan.budget-tokens 2 does not buy" in told
+    assert "budgets of 4 or more" in told
+    assert "rich" not in told

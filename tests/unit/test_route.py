@@ -3,9 +3,8 @@
 import pytest
 
 from pipeline.budget import MIN_ROUTE_CONFIDENCE
-from pipeline.route import ROUTERS, Route
-
-rules = ROUTERS["rules"]
+from pipeline.route import Route
+from pipeline.route import route_by_rules as rules
 
 GLOBAL = [
     "Summarise the video.",
@@ -36,6 +35,24 @@ GLOBAL = [
     "How does the weather change?",
     "Is the man wearing a hat throughout?",
     "Which colours appear across the entire video?",
+    "TL;DR",
+    "Walk me through the video.",
+    "Tell me about this film",
+    "Give a brief description of the recording",
+    "Describe everything you see",
+    "Which statement best describes the video?",
+    "Which title fits the video best?",
+    "Write a caption for this clip",
+    "What kind of video is this?",
+    "What can be concluded from the video?",
+    "What are the key takeaways?",
+    "Explain the plot.",
+    "List the main events",
+    "Put the scenes in order.",
+    "Are the steps shown in the right order?",
+    "What are the steps of the recipe?",
+    "How many cars pass the gate over the whole day?",
+    "What differs between the beginning and the end?",
     "What is going on?",
     "What's happening here?",
     "Where was this?",
@@ -52,6 +69,18 @@ FRAGMENT = [
     "Is it a theme park?",
     "Which country is shown?",
     "Is the countdown visible?",
+    "What is the title on the book?",
+    "What does the caption on the wall say?",
+    "List the things on the table",
+    "Which step does she trip on?",
+    "Does he sit down in order to eat?",
+    "What order does the customer place?",
+    "What kind of dog is on the sofa?",
+    "What type of hat does he wear?",
+    "What happens right after the man opens the door?",
+    "When does the red car appear?",
+    "Who waits at the end of the corridor?",
+    "Explain the sign on the door",
 ]
 
 

@@ -141,10 +141,33 @@ def plan(kind: str = "find", *, budget_tokens: int = 9999, threshold: float | No
     relevance_NP = np.asarray(RELEVANCE, np.float32)[:, None]
     pts_s = [10.0 + second for second in range(len(RELEVANCE))]
     window = {"relevance": rows.pack(relevance_NP), "query_ids": ["q"], "pts_s": pts_s, "end_s": 18.0}
-    route = Route("fragment", 0.9, "")
+    route = Route("fragment", 0.9, "rules: why")
     score = ScoreConfig(threshold=0.5)
     [found] = stages.plan_window({"q": route}, [query], PlanConfig(), score, 64, window, **options)["plans"]
     return found
+
+
+def test_what_is_asked_alike_is_put_to_the_router_once():
+    heard = []
+
+    def route(asked):
+        heard.extend(asked)
+        return [Route("global", 0.9, text) for text, _ in asked]
+
+    queries = [
+        Query("a", "x", "ask"),
+        Query("b", "y", "ask"),
+        Query("c", "x", "ask"),
+        Query("d", "x", "flag"),
+    ]
+    found = stages.route_queries(route, queries)
+    assert heard == [("x", "ask"), ("y", "ask"), ("x", "flag")]
+    assert [found[name].reason for name in "abcd"] == ["x", "y", "x", "x"]
+    assert stages.route_queries(route, []) == {}
+
+
+def test_a_plan_says_which_router_spoke():
+    assert plan()["route_reason"] == plan("flag")["route_reason"] == "rules: why"
 
 
 def test_find_spends_tokens_only_to_be_confirmed():

@@ -1,0 +1,273 @@
+"""Routers that read a question with the answerer's language model: the semantic router of VideoRouter.
+
+`llm` asks the model as it is, `trained` puts a small trained network behind the model's first layers. Both see the
+text of a question alone, neither its kind nor a video; each text is read by itself, so that its route does not depend
+on what else is asked.
+
+Shape letters: P texts, D hidden size.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from actors.models import AnswererFacts, Device, RouterEntry, RouterFacts, video_llm
+from actors.models.families import FAMILIES
+from actors.models.heads import (
+    FACTS_FILE,
+    FRAGMENT,
+    GLOBAL,
+    WEIGHTS_FILE,
+    SemanticHead,
+    load_heads,
+    read_heads,
+)
+from actors.models.loading import fetch, read_config
+from actors.models.prompting import write_prompt
+from actors.models.shadow import Shadow
+from actors.models.video_llm import VideoLlm
+from pipeline.config import JobConfig
+from pipeline.errors import AnswerError, ConfigError, ModelError
+from pipeline.queries import Query
+from pipeline.route import Asked, Route, RouteFn, RouteManyFn
+
+LABELS = ("whole", "moments")
+"""What `llm` lets the model choose from: global, fragment."""
+DEFINITIONS = (
+    "A question is asked about a video. Decide what has to be watched to answer it.\n"
+    "whole: the answer needs the whole timeline, as for a summary, the plot, the order of events or a count over the"
+    " video.\n"
+    "moments: the answer lies in some frames of the video.\n"
+    "Question: "
+)
+"""The two classes as the paper defines them."""
+
+
+def plain(route: RouteFn, name: str) -> RouterEntry:
+    """Return the entry of a function that reads words and needs no model."""
+
+    def describe(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
+        """Return its name; it fits every job."""
+        del config, facts
+        return RouterFacts(name)
+
+    def make(config: JobConfig, device: Device) -> RouteManyFn:
+        """Return the function, question by question."""
+        del config, device
+        return lambda asked: [route(text, kind) for text, kind in asked]
+
+    return RouterEntry(describe, make)
+
+
+# --- llm: the model's own word ---------------------------------------------------------------------------
+
+
+def describe_llm(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
+    """Return what the driver must know; reads nothing.
+
+    Raises:
+        ConfigError: no model is named, or one of no known family.
+    """
+    _check_model("llm", config, facts)
+    return RouterFacts("llm", needs_model=True)
+
+
+def make_llm(config: JobConfig, device: Device) -> RouteManyFn:
+    """Return the router with the answerer's weights on the device.
+
+    Raises:
+        ModelError: see `video_llm.make`.
+    """
+    return LabelRouter(_load(config, device))
+
+
+class LabelRouter:
+    """Compares how likely the model finds either label behind the definitions and the question.
+
+    A model likes one of two words better whatever is asked. The likelihoods are therefore divided by those behind an
+    empty question, as for answers with `answer.remove_prior`; what remains is normalised to shares.
+    """
+
+    def __init__(self, llm: VideoLlm) -> None:
+        """Ask the empty question.
+
+        Raises:
+            ModelError: the model finds no finite likelihood.
+        """
+        self.llm = llm
+        try:
+            self.prior = self._label_logs("")
+        except AnswerError as error:
+            msg = f"model {llm.parts.files.name!r} cannot route questions: {error}; take another plan.router"
+            raise ModelError(msg) from error
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Route]:
+        """Return one route per question; one that the model cannot be asked is global with confidence 0."""
+        return _by_text(self._route, asked)
+
+    def _route(self, text: str) -> Route:
+        try:
+            logs = self._label_logs(text)
+        except AnswerError as error:
+            return _unread("llm", error)
+        return _decide("llm", torch.softmax(logs - self.prior, 0))
+
+    def _label_logs(self, text: str) -> torch.Tensor:
+        """Return the mean log-probability per token of each label, [2] float32.
+
+        Raises:
+            AnswerError: the text holds one of the model's own marks, is too long, or the logits are not finite.
+        """
+        query = Query("route", DEFINITIONS + text, "choose", LABELS)
+        question = self.llm.question(write_prompt(self.llm.parts, (), query), query)
+        if why := self.llm.lacks_room(0, question):
+            raise AnswerError(why)
+        tree = self.llm.language.tree(question.num_tokens)
+        [heard] = self.llm.language.put(tree, [question])
+        if heard.error:
+            raise AnswerError(heard.error)
+        return heard.label_logs
+
+
+# --- trained: a network behind the first layers ----------------------------------------------------------
+
+
+def describe_trained(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
+    """Return what the driver must know; reads the facts of the heads and the model's configuration.
+
+    Raises:
+        ConfigError: no model or no heads are named, or they do not fit each other.
+        ModelError: see `read_heads`.
+    """
+    _check_model("trained", config, facts)
+    folder = config.plan.heads
+    if not folder:
+        msg = "router 'trained' needs trained heads; name their folder with --plan.heads"
+        raise ConfigError(msg)
+    heads = read_heads(folder)
+    if "semantic" not in heads["heads"]:
+        msg = f"router 'trained': {folder} holds the heads {heads['heads']}, expected 'semantic' among them"
+        raise ConfigError(msg)
+    files = fetch(config.answer.model, config.answer.revision, weights=False)
+    language = read_config(files).get_text_config()
+    for name, found, expected, advice in (
+        ("hidden size", heads["hidden_size"], language.hidden_size, f"train heads on {config.answer.model}"),
+        ("early layers", heads["early_layers"], config.plan.early_layers,
+         f"set --plan.early-layers {heads['early_layers']}"),
+    ):  # fmt: skip
+        if found != expected:
+            msg = (
+                f"router 'trained': the heads in {folder} have {name} {found} (trained on {heads['model']!r}), this"
+                f" job has {expected}; {advice}"
+            )
+            raise ConfigError(msg)
+    if config.plan.early_layers > language.num_hidden_layers:
+        msg = (
+            f"router 'trained' goes through the first {config.plan.early_layers} layers of {config.answer.model},"
+            f" which has {language.num_hidden_layers}; lower --plan.early-layers and train heads for it"
+        )
+        raise ConfigError(msg)
+    return RouterFacts(f"trained@{_revision(folder)}", needs_model=True)
+
+
+def make_trained(config: JobConfig, device: Device) -> RouteManyFn:
+    """Return the router with the answerer's weights on the device and the heads beside them.
+
+    Raises:
+        ModelError: see `video_llm.make` and `load_heads`.
+    """
+    shadow = Shadow(_load(config, device), config.plan.early_layers, config.plan.early_tokens)
+    heads = load_heads(config.plan.heads, hidden_size=shadow.hidden_size)
+    if heads.semantic is None:
+        msg = f"trained heads {config.plan.heads!r} hold no semantic head; train one with `reelsift train routers`"
+        raise ModelError(msg)
+    return TrainedRouter(shadow, heads.semantic, heads.semantic_temperature)
+
+
+class TrainedRouter:
+    """Puts the semantic head behind the mean state of a question's tokens; only the first layers run."""
+
+    def __init__(self, shadow: Shadow, head: SemanticHead, temperature: float) -> None:
+        self.shadow = shadow
+        self.head = head
+        self.temperature = temperature
+
+    def __call__(self, asked: Sequence[Asked]) -> list[Route]:
+        """Return one route per question; one that the model cannot be asked is global with confidence 0."""
+        return _by_text(self._route, asked)
+
+    def _route(self, text: str) -> Route:
+        try:
+            states_PD = self.shadow.question_states([text])
+        except AnswerError as error:
+            return _unread("trained", error)
+        with torch.inference_mode():
+            [logits] = self.head(states_PD.float().cpu()) / self.temperature
+        if not bool(logits.isfinite().all()):
+            return _unread("trained", AnswerError("its states are not finite numbers"))
+        return _decide("trained", torch.softmax(logits, 0))
+
+
+# --- what both share -------------------------------------------------------------------------------------
+
+
+def _check_model(name: str, config: JobConfig, facts: AnswererFacts) -> None:
+    """Refuse a job without a language model that this code can look into.
+
+    Raises:
+        ConfigError: none is named, or one of no known family.
+    """
+    if not config.answer.model:
+        msg = (
+            f"router {name!r} reads questions with the answering model, and none is named; set --answer.model"
+        )
+        raise ConfigError(msg)
+    if not facts.cuts_frames:
+        msg = (
+            f"router {name!r} needs a video language model of a known family ({', '.join(sorted(FAMILIES))}), and"
+            f" {config.answer.model} is of none; take another --answer.model"
+        )
+        raise ConfigError(msg)
+
+
+def _load(config: JobConfig, device: Device) -> VideoLlm:
+    """Return the answerer; its vision tower, which no router of questions runs, is not compiled."""
+    return cast("VideoLlm", video_llm.make(replace(config.answer, compile=False), config.compress, device))
+
+
+def _by_text(route: Callable[[str], Route], asked: Sequence[Asked]) -> list[Route]:
+    """Return one route per question, each text routed once."""
+    found = {text: route(text) for text in dict.fromkeys(text for text, _ in asked)}
+    return [found[text] for text, _ in asked]
+
+
+def _decide(name: str, shares: torch.Tensor) -> Route:
+    """Return the route with the larger share, global when they are equal."""
+    whole, moments = float(shares[GLOBAL]), float(shares[FRAGMENT])
+    reason = f"{name}: {LABELS[GLOBAL]} {whole:.2f}, {LABELS[FRAGMENT]} {moments:.2f}"
+    return Route("fragment" if moments > whole else "global", max(whole, moments), reason)
+
+
+def _unread(name: str, error: AnswerError) -> Route:
+    """Return the route of a question that the model cannot be asked: the whole window, and why."""
+    return Route("global", 0.0, f"{name}: not asked, {error}")
+
+
+def _revision(folder: str) -> str:
+    """Return 12 hex digits over trained heads, so that two trainings in one folder are told apart.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in (FACTS_FILE, WEIGHTS_FILE):
+        try:
+            digest.update((Path(folder).expanduser() / name).read_bytes())
+        except OSError as error:
+            msg = f"trained heads {folder!r}: {name} cannot be read ({error}); train them again"
+            raise ModelError(msg) from error
+    return digest.hexdigest()[:12]
