@@ -12,7 +12,18 @@ import pyarrow as pa
 
 from actors import confirm
 from actors.device import exit_on_poisoned_cuda, limit_gpu_memory, poisoned_is_fatal
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView, relevance
+from actors.models import (
+    Answer,
+    Answerer,
+    AnswererFacts,
+    Ask,
+    Device,
+    RefineFn,
+    Request,
+    WindowView,
+    relevance,
+)
+from actors.models.refine import attach
 from pipeline import rows
 from pipeline.answers import answer_row, failed_rows
 from pipeline.budget import Plan
@@ -38,6 +49,7 @@ class AnswerActor:
         scorer: str,
         device: Device,
         num_gpus: float = 0.0,
+        refine: RefineFn | None = None,
     ) -> None:
         started = time.perf_counter()
         limit_gpu_memory(num_gpus, device)
@@ -47,6 +59,8 @@ class AnswerActor:
         self.facts = facts
         self.scorer = scorer
         self.answerer = make(config.answer, config.compress, device)
+        if refine is not None:
+            attach(self.answerer, refine, config)
         self.finder = relevance.RelevanceAnswerer()
         self.confirms = config.answer.confirm_find and facts.tokens_per_frame > 0
         logger.info("answerer ready on %s in %.1f s", device, time.perf_counter() - started)
@@ -114,7 +128,7 @@ class AnswerActor:
             answer_row(
                 window,
                 self.queries[query_id],
-                plans[query_id],
+                _final(plans[query_id], (given | refused)[query_id]),
                 answer=(given | refused)[query_id],
                 answer_s=0.0 if query_id in refused else share_s,
                 labels=self._labels(),
@@ -156,6 +170,7 @@ class AnswerActor:
                     relevance_N=relevance_NP[:, own],
                     choices_NC=relevance_NP[:, list(choices)],
                     threshold=self.config.score.threshold if query.threshold is None else query.threshold,
+                    candidates=tuple(plan.get("candidates") or ()),
                 )
             )
         return asks, broken
@@ -175,3 +190,9 @@ class AnswerActor:
             return window
         queries = [self.queries[query_id] for query_id in window["query_ids"]]
         return {**window, "answers": failed_rows(window, queries, self._labels())}
+
+
+def _final(plan: Row, answer: Answer) -> Row:
+    """Return the plan as the answer followed it."""
+    final = answer.plan
+    return plan if final is None else {**plan, "route": final.route, "reason": final.reason}

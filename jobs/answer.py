@@ -173,7 +173,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
         ConfigError: a table has no such entry, one does not fit the job, or a budget buys no frame.
         ModelError: a model's folder is not what it should be.
     """
-    from actors.models.tables import describe_router, find_answerer, find_scorer
+    from actors.models.tables import describe_router, describe_scorer, find_answerer
     from pipeline.compress import TOKEN_COMPRESSORS
     from pipeline.decode import DECODERS
     from pipeline.plugins import find
@@ -184,8 +184,9 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
     find(DECODERS, config.decode.decoder, "DECODERS")
     find(SAMPLERS, config.window.sampler, "SAMPLERS")
-    scorer, answerer = find_scorer(config.score), find_answerer(config.answer)
+    answerer = find_answerer(config.answer)
     facts = answerer.describe(config.answer)
+    scorer, scorer_facts = describe_scorer(config, facts)
     router, router_facts = describe_router(config, facts)
     _check_budgets(config, queries, facts)
     return Resolved(
@@ -193,7 +194,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
         router_facts=router_facts,
         routes={} if router_facts.needs_model else route_queries(router.make(config, "cpu"), queries),
         scorer=scorer,
-        scorer_facts=scorer.describe(config.score),
+        scorer_facts=scorer_facts,
         answerer=answerer,
         answerer_facts=facts,
         aggregate=find(AGGREGATORS, config.aggregator, "AGGREGATORS"),

@@ -103,6 +103,7 @@ def answer_archive(
     plan = partial(
         stages.plan_window, dict(routes), job.queries, config.plan, config.score, facts.tokens_per_frame,
         cuts_frames=facts.cuts_frames, confirm_find=config.answer.confirm_find,
+        refines=job.scorer.refine is not None,
     )  # fmt: skip
     ready = scored.map_batches(on_rows(plan, rows.PLANNED), **LIGHT)
     if facts.frame_size is not None:
@@ -113,7 +114,7 @@ def answer_archive(
         AnswerActor,
         fn_constructor_args=(
             job.answerer.make, config, job.queries, facts, job.scorer_facts.name, place.answerer.device,
-            place.answerer.num_gpus,
+            place.answerer.num_gpus, job.scorer.refine,
         ),
         **actors(place.answerer, windows_per_call=config.answer.windows_per_call if facts.tokens_per_frame else 1),
     )  # fmt: skip

@@ -11,10 +11,12 @@ def model_work(sums: Mapping[str, float]) -> str:
     Args:
         sums: over answers, of the columns rows.COST; `model_answers`: how many answers were shown pictures.
     """
-    frames, prefills, tokens, steps, passes, halvings = (sums.get(name, 0) for name in rows.COST)
+    frames, prefills, tokens, steps, passes, halvings, routed = (sums.get(name, 0) for name in rows.COST)
     if not (frames or prefills or tokens or steps):
         return ""
-    return (
+    seen = (
         f"{frames:,} frames seen by the vision tower, {prefills:,} prompts of {tokens:,} tokens prefilled for"
         f" {sums.get('model_answers', 0):,} answers, {steps:,} decode steps of theirs in {passes:,} passes"
-    ) + (f"; out of memory {halvings:,} times, batches halved" if halvings else "")
+    )
+    routing = f", {routed:,} tokens read by the image router" if routed else ""
+    return seen + routing + (f"; out of memory {halvings:,} times, batches halved" if halvings else "")

@@ -38,6 +38,7 @@ PLAN = pa.struct(
         ("route_reason", pa.string()),
         ("reason", pa.string()),
         ("tokens", pa.list_(pa.int32())),
+        ("candidates", pa.list_(pa.int32())),
         ("error_message", pa.string()),
     ]
 )
@@ -45,7 +46,15 @@ PLAN = pa.struct(
 _ERROR = [("error_type", pa.string()), ("error_message", pa.string())]
 _KEY = [("video_id", pa.string()), ("version", pa.string()), ("uri", pa.string())]
 _SPAN_OF_WINDOW = [("start_s", pa.float64()), ("end_s", pa.float64())]
-COST = ("vision_frames", "prefills", "prefill_tokens", "decode_steps", "decode_passes", "oom_halvings")
+COST = (
+    "vision_frames",
+    "prefills",
+    "prefill_tokens",
+    "decode_steps",
+    "decode_passes",
+    "oom_halvings",
+    "router_tokens",
+)
 """What a language model computed anew for an answer: columns of ANSWERS, counters of a run."""
 
 # --- written to disk ---------------------------------------------------------------------------------
@@ -151,10 +160,10 @@ ANSWERS = pa.schema(
 
 The columns COST are what a language model newly computed for this answer: frames that went through its vision tower,
 visual prompt heads prefilled, prompt tokens (visual ones and the question's) that went through it, steps of decoding,
-batches that ran out of memory and were halved. What an earlier answer of the same call paid for is not counted again,
-so sums over answers are what was really computed; all but `decode_steps`: those are the steps the answer took part in,
-and answers of one call share steps. `decode_passes` counts each step once. All are 0 where no language model was
-asked."""
+batches that ran out of memory and were halved, tokens that went through its first layers for an image router. What an
+earlier answer of the same call paid for is not counted again, so sums over answers are what was really computed; all
+but `decode_steps`: those are the steps the answer took part in, and answers of one call share steps. `decode_passes`
+counts each step once. All are 0 where no language model was asked."""
 
 VERDICTS = pa.schema(
     [
@@ -219,7 +228,8 @@ SCORED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_ERROR])
 
 _PLANNED = [("plans", pa.list_(PLAN))]
 PLANNED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED, *_ERROR])
-"""One plan per query of the window; `tokens` has one entry per sampled frame."""
+"""One plan per query of the window; `tokens` has one entry per sampled frame, `candidates` are the frames an image
+router looks at before the plan is final."""
 
 EVIDENCE_FRAMES = pa.schema(
     [
@@ -227,7 +237,8 @@ EVIDENCE_FRAMES = pa.schema(
         ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY), ("evidence_s", pa.float32()), *_ERROR,
     ]
 )  # fmt: skip
-"""Frames any plan spends tokens on, decoded again at the answerer's size; `evidence_index` points into `pts_s`."""
+"""Frames any plan spends tokens on or has for candidates, decoded again at the answerer's size;
+`evidence_index` points into `pts_s`."""
 
 ANSWERED = pa.schema(
     [

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from pipeline import rows
-from pipeline.budget import Plan, plan_tokens
+from pipeline.budget import MIN_ROUTE_CONFIDENCE, Plan, plan_evidence, plan_tokens
 from pipeline.config import DecodeConfig, PlanConfig, ScoreConfig
 from pipeline.errors import AnswerError, DecodeError, ProbeError
 from pipeline.frames import FrameSize, Policy, Sample
@@ -118,6 +118,7 @@ def plan_window(
     *,
     cuts_frames: bool = True,
     confirm_find: bool = False,
+    refines: bool = False,
 ) -> Row:
     """Plan the visual tokens of every open query of a window; a query that cannot be planned carries the reason.
 
@@ -130,6 +131,7 @@ def plan_window(
         window: a rows.SCORED row.
         cuts_frames: whether a frame may be shown with fewer tokens; if not, every scale is 1.
         confirm_find: spend tokens for `find` too, on frames inside the spans found from relevance, on no others.
+        refines: relevance only proposes: name the frames that an image router is to look at, which then plans again.
     """
     relevance_NP = rows.unpack(window["relevance"])
     column = columns(queries)
@@ -147,6 +149,7 @@ def plan_window(
             "route_reason": route.reason,
             "reason": "no visual tokens needed",
             "tokens": [0] * len(relevance_NP),
+            "candidates": [],
             "error_message": "",
         }
         if tokens_per_frame and (query.kind != "find" or confirm_find):
@@ -157,10 +160,17 @@ def plan_window(
                 made = _spend(relevance_N, inside_N, route, query, config, threshold, tokens_per_frame)
                 reason = made.reason + (note if any(made.tokens_N) else "")
                 plan |= {"route": made.route, "reason": reason, "tokens": list(made.tokens_N)}
+                if refines and query.kind != "find" and _looks_for_moments(route):
+                    plan["candidates"] = list(plan_evidence(relevance_N, window["pts_s"], score.candidates))
             except AnswerError as error:
                 plan["error_message"] = f"{error}{note}"
         plans.append(plan)
     return {"plans": plans}
+
+
+def _looks_for_moments(route: Route) -> bool:
+    """Return whether a plan follows relevance if there is any: else no frame need be looked at for it."""
+    return route.route == "fragment" and route.confidence >= MIN_ROUTE_CONFIDENCE
 
 
 def _in_spans(relevance_N: np.ndarray, threshold: float, window: Row) -> np.ndarray:
@@ -206,7 +216,7 @@ def _spend(
 
 
 def fetch_evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
-    """Decode the frames that any plan spends tokens on, again, at the answerer's size.
+    """Decode the frames that any plan spends tokens on or has for candidates, again, at the answerer's size.
 
     When they cannot be had, the plans that need them carry the reason; questions answered from relevance do not
     suffer from it.
@@ -230,7 +240,8 @@ def _evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
         DecodeError: a frame that could be decoded before cannot be decoded now, or the file has changed.
     """
     tokens_QN = np.asarray([plan["tokens"] for plan in window["plans"]])
-    index = np.flatnonzero(tokens_QN.any(axis=0))
+    candidates = [frame for plan in window["plans"] for frame in plan.get("candidates", ())]
+    index = np.union1d(np.flatnonzero(tokens_QN.any(axis=0)), np.asarray(candidates, np.int64))
     if not len(index):
         return {"evidence_index": []}
     own_s = {sample["frame"]: sample["pts_s"] for sample in reversed(window["samples"])}

@@ -8,7 +8,7 @@ Shape letters: N frames, H W pixels, E embedding, P texts, Q queries.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from pipeline.config import AnswerConfig, CompressConfig, JobConfig, ScoreConfig
 from pipeline.frames import Frames, FrameSize
 from pipeline.queries import Query
 from pipeline.route import RouteManyFn
+
+if TYPE_CHECKING:
+    from actors.models.video_llm import FrameFeatures
 
 Device = Literal["cpu", "cuda"]
 Floats = npt.NDArray[np.float32]
@@ -53,10 +56,18 @@ class ScorerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ScorerEntry:
-    """One line of FRAME_SCORERS."""
+    """One line of FRAME_SCORERS.
+
+    An entry that refines is the second half of a cascade: it looks at frames inside the answerer's language model, and
+    `describe` and `make` are those of the scorer that proposes frames to it.
+    """
 
     describe: Callable[[ScoreConfig], ScorerFacts]
     make: Callable[[ScoreConfig, Device], FrameScorer]
+    refine: "RefineFn | None" = None
+    """Makes the second half beside a loaded answerer."""
+    describe_refine: "DescribeRefineFn | None" = None
+    """Returns its name for the rows; raises ConfigError or ModelError where it does not fit the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,10 @@ class Ask:
     """Relevance of every sampled frame to each choice; no columns unless the query has choices."""
     threshold: float
     """Relevance from which a frame counts."""
+    candidates: Sequence[int] = ()
+    """Which sampled frames an image router is to look at before tokens are spent; none = the plan is final."""
+    refined_N: Floats | None = None
+    """What it made of them, 0 for the frames it did not see; None = it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +126,8 @@ class Cost:
     """Of these, steps that are not counted for another answer already."""
     oom_halvings: int = 0
     """Batches that ran out of memory and were run again in halves."""
+    router_tokens: int = 0
+    """Tokens that went through the first layers of the language model for an image router."""
 
     def __add__(self, other: "Cost") -> "Cost":
         """Return what two computations took together."""
@@ -135,6 +152,28 @@ class Answer:
     cost: Cost = Cost()
     error: str = ""
     """Why there is no answer; the row's error_message."""
+    plan: Plan | None = None
+    """What an image router made of the ask's plan; None = that one stands."""
+
+
+class ImageRouter(Protocol):
+    """How much does a frame matter to a question, seen inside the answerer's language model."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that went through the model for it so far."""
+        ...
+
+    @property
+    def work_bytes(self) -> int:
+        """Memory it takes at most beside the frames' features, for a question of ordinary length."""
+        ...
+
+    def relevance(
+        self, features: "FrameFeatures", index: Sequence[int], times_s: Sequence[float], text: str
+    ) -> Floats:
+        """Return [N] float32 in [0, 1], 0.5 = the border, for N frames: which of the features, and when shown."""
+        ...
 
 
 class Answerer(Protocol):
@@ -185,3 +224,7 @@ class RouterEntry:
     describe: Callable[[JobConfig, AnswererFacts], RouterFacts]
     """Raises ConfigError or ModelError where the router does not fit the job."""
     make: Callable[[JobConfig, Device], RouteManyFn]
+
+
+RefineFn = Callable[[JobConfig, Answerer], ImageRouter]
+DescribeRefineFn = Callable[[JobConfig, AnswererFacts], str]

@@ -23,8 +23,9 @@ from actors.models.groups import (
     Shown,
     cut_at,
     cut_passes,
+    looked_rows,
     rows_of,
-    shown_rows,
+    shown_tokens,
     times_s,
     why_not,
 )
@@ -34,6 +35,7 @@ from pipeline.errors import AnswerError
 from pipeline.spans import find_spans
 
 if TYPE_CHECKING:
+    from actors.models.refine import Routing
     from actors.models.video_llm import FrameFeatures, Head, VideoLlm
 
 FRAMES_PER_CALL = 16
@@ -55,6 +57,8 @@ class Batch:
         self.costs: dict[Place, Cost] = {}
         self._halved = llm.language.out_of_memory.halved
         self.shown: dict[Place, Shown] = {}
+        self.refined: dict[Place, Ask] = {}
+        """Asks whose plan an image router has changed."""
         self.peak_bytes = 0
         """What weights, kept tensors and work were reckoned to take together at most, so far."""
         self.priors: dict[tuple[str, ...], int] = {}
@@ -92,7 +96,8 @@ class Batch:
         ]
 
     def _with_cost(self, place: Place) -> Answer:
-        return replace(self.answers[place], cost=self.costs.get(place, Cost()))
+        plan = self.refined[place].plan if place in self.refined else None
+        return replace(self.answers[place], cost=self.costs.get(place, Cost()), plan=plan)
 
     @contextmanager
     def _refusing(self, places: Sequence[Place], what: str) -> Generator[None]:
@@ -177,11 +182,12 @@ class Batch:
         return per_call
 
     def _look_bytes(self, num_frames: int, per_call: int) -> int:
-        """Return what it takes to encode the frames of a window, and then to compress them all."""
+        """Return what it takes to encode the frames of a window, and then to route and compress them all."""
         memory = self.llm.memory
         at_once = max(2, per_call) if self.llm.parts.family.nested else per_call  # see pad_lone_frame
-        compressed = num_frames * memory.frame_bytes + memory.reduce_bytes(num_frames)
-        return max(memory.look_bytes(num_frames, at_once), compressed)
+        routed = self.llm.refiner.work_bytes if self.llm.refiner else 0
+        behind = num_frames * memory.frame_bytes + max(memory.reduce_bytes(num_frames), routed)
+        return max(memory.look_bytes(num_frames, at_once), behind)
 
     # --- from a window to groups ---------------------------------------------------------------------------
 
@@ -198,19 +204,32 @@ class Batch:
                 return
         plans: dict[tuple[tuple[int, int], ...], list[Place]] = {}
         seen: set[int] = set()
+        routing = (
+            self.llm.refiner.open(request.window, rows, features[0])
+            if self.llm.refiner and features
+            else None
+        )
         for index, ask in enumerate(request.asks):
-            shown = shown_rows(request.window, ask)
-            if not features or not shown:
-                self._refuse([(number, index)], why_not(request.window, ask))
+            looked, place = looked_rows(request.window, ask), (number, index)
+            if not features or not looked:
+                self._refuse([place], why_not(request.window, ask))
                 continue
             prior_tokens = self.priors.pop(prior_key(ask.query), 0)
-            self._pay((number, index), vision_frames=len(set(shown) - seen), prefill_tokens=prior_tokens)
-            seen |= set(shown)
-            plan = tuple((row, ask.plan.tokens_N[request.window.evidence_index[row]]) for row in shown)
-            plans.setdefault(plan, []).append((number, index))
+            self._pay(place, vision_frames=len(set(looked) - seen), prefill_tokens=prior_tokens)
+            seen |= set(looked)
+            if routing and ask.candidates:
+                self._refine(place, routing)
+            if place not in self.answers:
+                plans.setdefault(shown_tokens(request.window, self._ask(place)), []).append(place)
         for plan, places in plans.items():
             picked = [rows.index(row) for row, _ in plan]
             self.planned.append(Planned(features[0], picked, plan, places))  # pyright: ignore[reportArgumentType]
+
+    def _refine(self, place: Place, routing: "Routing") -> None:
+        """Let the image router look at the candidates of an ask and plan again."""
+        with self._refusing([place], f"{len(self._ask(place).candidates)} frames being routed"):
+            self.refined[place] = routing.refine(self._ask(place))
+        self._pay(place, router_tokens=routing.spent_tokens())
 
     def _assemble(self, planned: Planned) -> None:
         """Compress the frames of a plan, write the prompts, and make a group of those with the same visual half."""
@@ -327,7 +346,7 @@ class Batch:
     # --- bookkeeping ---------------------------------------------------------------------------------------
 
     def _ask(self, place: Place) -> Ask:
-        return self.requests[place[0]].asks[place[1]]
+        return self.refined.get(place) or self.requests[place[0]].asks[place[1]]
 
     def _pay(self, place: Place, **more: int) -> None:
         """Add to what was computed for an ask; batches that were halved since the last time are put on it too."""
@@ -341,12 +360,13 @@ class Batch:
         if ask.query.kind == "flag" and text == "yes":
             spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
         frames = [window.evidence_index[row] for row in shown.rows]
+        score_N = ask.relevance_N if ask.refined_N is None else ask.refined_N
         self.answers[place] = Answer(
             answer=text,
             confidence=confidence,
             spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
             evidence=tuple(
-                (float(window.pts_s_N[frame]), float(ask.relevance_N[frame]), tokens)
+                (float(window.pts_s_N[frame]), float(score_N[frame]), tokens)
                 for frame, tokens in zip(frames, shown.tokens_T, strict=True)
             ),
             tokens_dense=self._tokens_dense(window),
@@ -364,23 +384,16 @@ class Batch:
         if rest:
             self.groups.appendleft(replace(group, puts=rest))
         rows, need_bytes = self._rows(group, first), self._need_bytes(group, first)
-        reason = f"a prompt of {rows} tokens needs {self._beside_weights(need_bytes)}; raise answer.memory_gb or lower"
+        reason = f"a prompt of {rows} tokens needs {self.llm.memory.say(need_bytes)}; raise answer.memory_gb or lower"
         self._refuse([put.place for put in first], f"{reason} plan.budget_tokens")
 
     def _frames_need(self, num_frames: int) -> str:
         """Return why frames that do not fit into empty memory are not shown."""
-        need = self._beside_weights(self._look_bytes(num_frames, 1))
+        need = self.llm.memory.say(self._look_bytes(num_frames, 1))
         return (
             f"{num_frames} frames, one at a time in the vision tower, need {need}; raise answer.memory_gb, lower"
             " answer.frame_px or plan.budget_tokens, or make windows shorter"
         )
-
-    def _beside_weights(self, need_bytes: int) -> str:
-        memory = self.llm.memory
-        need_gb, weights_gb, budget_gb = (
-            size / 1e9 for size in (need_bytes, memory.weights_bytes, memory.budget_bytes)
-        )
-        return f"{need_gb:.2f} GB beside the model's {weights_gb:.2f} GB, and {budget_gb:.2f} GB are allowed"
 
     def _tokens_dense(self, window: WindowView) -> int:
         return len(window.pts_s_N) * self.llm.parts.tokens_per_frame

@@ -87,9 +87,20 @@ def shown_rows(window: WindowView, ask: Ask) -> list[int]:
     return [row for row, frame in enumerate(window.evidence_index) if ask.plan.tokens_N[frame] > 0]
 
 
+def shown_tokens(window: WindowView, ask: Ask) -> tuple[tuple[int, int], ...]:
+    """Return these frames, each with the visual tokens allowed."""
+    return tuple((row, ask.plan.tokens_N[window.evidence_index[row]]) for row in shown_rows(window, ask))
+
+
+def looked_rows(window: WindowView, ask: Ask) -> list[int]:
+    """Return which evidence frames a question may see, or an image router for it."""
+    candidates = [row for row, frame in enumerate(window.evidence_index) if frame in set(ask.candidates)]
+    return sorted({*shown_rows(window, ask), *candidates})
+
+
 def rows_of(request: Request) -> list[int]:
-    """Return the evidence frames that any question of a window may see."""
-    return sorted({row for ask in request.asks for row in shown_rows(request.window, ask)})
+    """Return the evidence frames that have to be encoded for any question of a window."""
+    return sorted({row for ask in request.asks for row in looked_rows(request.window, ask)})
 
 
 def times_s(window: WindowView, rows: Sequence[int]) -> list[float]:

@@ -175,6 +175,7 @@ def make_trained(config: JobConfig, answerer: Answerer) -> Trained:
 def _shadow(config: JobConfig, answerer: Answerer) -> Shadow:
     from actors.models.video_llm import VideoLlm
 
+    # `attach` lets no other through
     assert isinstance(answerer, VideoLlm)
     return Shadow(answerer, config.plan.early_layers, config.plan.early_tokens)
 

@@ -119,6 +119,13 @@ class Memory:
             picture_bytes=parts.frame_size.height_px * parts.frame_size.width_px * 3,
         )  # fmt: skip
 
+    def say(self, need_bytes: int) -> str:
+        """Return what some work needs, what the model takes and what is allowed, as a part of a sentence."""
+        need_gb, weights_gb, budget_gb = (
+            size / 1e9 for size in (need_bytes, self.weights_bytes, self.budget_bytes)
+        )
+        return f"{need_gb:.2f} GB beside the model's {weights_gb:.2f} GB, and {budget_gb:.2f} GB are allowed"
+
     def prefill_bytes(self, num_tokens: int) -> int:
         """Return the work of a pass that fills an empty tree: nobody needs to be told who sees whom."""
         return num_tokens * self.token_work_bytes

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SEQUENCES_PER_CALL = 16
 """Frames or texts that go through the layers at once, memory permitting."""
+QUESTION_TOKENS = 64
+"""Of an ordinary question, to reckon memory with."""
 
 
 class Shadow:
@@ -59,6 +61,20 @@ class Shadow:
     def hidden_size(self) -> int:
         """D: the width of a state."""
         return int(self.decoder.config.hidden_size)
+
+    @property
+    def work_bytes(self) -> int:
+        """Memory that a pass over frames takes at most beside their features, with questions of ordinary length.
+
+        A pass is small, `SEQUENCES_PER_CALL` pooled frames; one that does not fit is halved.
+        """
+        memory, per_frame = self.llm.memory, len(self._before([0.0])) + QUESTION_TOKENS
+        tokens = per_frame - self.llm.parts.tokens_per_frame + self.tokens_per_frame
+        kept = self.num_layers * memory.row_bytes // self.llm.language.num_layers + 2 * memory.embed_bytes
+        pooling = 4 * memory.frame_bytes
+        return SEQUENCES_PER_CALL * (tokens * kept + pooling) + memory.prefill_bytes(
+            SEQUENCES_PER_CALL * tokens
+        )
 
     def question_states(self, texts: Sequence[str]) -> torch.Tensor:
         """Return [P, D] float32: the mean over the question's own tokens, the template's are not in it.

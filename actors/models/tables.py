@@ -1,14 +1,20 @@
 """The tables of what may own weights. A new entry is one file beside this one and one line here."""
 
+from dataclasses import replace
+
 from actors.models import (
     AnswererEntry,
     AnswererFacts,
+    Device,
+    FrameScorer,
     RouterEntry,
     RouterFacts,
     ScorerEntry,
+    ScorerFacts,
     any_llm,
     dual_encoder,
     embedded,
+    image_router,
     relevance,
     semantic,
     video_llm,
@@ -20,9 +26,35 @@ from pipeline.errors import ConfigError, JobError
 from pipeline.plugins import find
 from pipeline.route import RouteFn, route_by_rules
 
+
+def describe_proposer(config: ScoreConfig) -> ScorerFacts:
+    """Return what the driver must know of the scorer that proposes frames to one inside the language model.
+
+    Raises:
+        ConfigError: see `find_proposer`.
+    """
+    return find_proposer(config).describe(config)
+
+
+def make_proposer(config: ScoreConfig, device: Device) -> FrameScorer:
+    """Return the scorer that proposes frames, ready on the device.
+
+    Raises:
+        ConfigError: see `find_proposer`.
+        ModelError: its model cannot be loaded.
+    """
+    return find_proposer(config).make(config, device)
+
+
 FRAME_SCORERS: dict[str, ScorerEntry] = {
     "embedded": ScorerEntry(embedded.describe, embedded.make),
     "dual-encoder": ScorerEntry(dual_encoder.describe, dual_encoder.make),
+    "early-layers": ScorerEntry(
+        describe_proposer, make_proposer, image_router.make_early_layers, image_router.describe_early_layers
+    ),
+    "trained": ScorerEntry(
+        describe_proposer, make_proposer, image_router.make_trained, image_router.describe_trained
+    ),
 }
 
 ROUTERS: dict[str, RouterEntry] = {
@@ -44,10 +76,60 @@ def find_scorer(config: ScoreConfig) -> ScorerEntry:
     Raises:
         ConfigError: no such entry.
     """
-    name = config.scorer
-    if name == "auto":
-        name = "dual-encoder" if config.model else "embedded"
-    return find(FRAME_SCORERS, name, "FRAME_SCORERS")
+    return find(FRAME_SCORERS, _by_model(config.scorer, config), "FRAME_SCORERS")
+
+
+def find_proposer(config: ScoreConfig) -> ScorerEntry:
+    """Return the scorer that proposes frames to one that refines; `auto` as in `find_scorer`.
+
+    Raises:
+        ConfigError: no such entry, or it wants frames proposed itself.
+    """
+    entry = find(FRAME_SCORERS, _by_model(config.proposer, config), "FRAME_SCORERS")
+    if entry.refine is not None:
+        fit = ", ".join(name for name, other in FRAME_SCORERS.items() if other.refine is None)
+        msg = (
+            f"score.proposer {config.proposer!r} looks at frames that another scorer proposes, and cannot propose any;"
+            f" expected one of auto, {fit}"
+        )
+        raise ConfigError(msg)
+    return entry
+
+
+def _by_model(name: str, config: ScoreConfig) -> str:
+    """Return the name of an entry, `auto` resolved."""
+    if name != "auto":
+        return name
+    return "dual-encoder" if config.model else "embedded"
+
+
+def describe_scorer(config: JobConfig, facts: AnswererFacts) -> tuple[ScorerEntry, ScorerFacts]:
+    """Return the scorer a job names and what the driver must know of it.
+
+    Raises:
+        ConfigError, ModelError: no such entry, or it does not fit the job; the message names those that do.
+    """
+    entry = find_scorer(config.score)
+    found = entry.describe(config.score)
+    if entry.describe_refine is None:
+        return entry, found
+    try:
+        second = entry.describe_refine(config, facts)
+    except JobError as error:
+        fit = ", ".join(name for name, other in FRAME_SCORERS.items() if _refines(other, config, facts))
+        msg = f"{error}. Scorers that fit this job: {fit}"
+        raise type(error)(msg) from error
+    return entry, replace(found, name=f"{second} after {found.name}")
+
+
+def _refines(entry: ScorerEntry, config: JobConfig, facts: AnswererFacts) -> bool:
+    """Return whether the second half of a scorer fits the job; one without fits every job."""
+    try:
+        if entry.describe_refine is not None:
+            entry.describe_refine(config, facts)
+    except JobError:
+        return False
+    return True
 
 
 def find_router(name: str) -> RouterEntry:

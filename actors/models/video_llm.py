@@ -32,6 +32,7 @@ from actors.models.prompting import (
     read_parts,
     write_prompt,
 )
+from actors.models.refine import Refiner
 from actors.models.token_tree import use_trees
 from pipeline.budget import Plan
 from pipeline.compress import TOKEN_COMPRESSORS
@@ -140,6 +141,8 @@ class VideoLlm:
             model, family.decoder(model), family.axes, end_tokens(model, parts.tokenizer)
         )
         self.memory = Memory.of(model, parts, config.memory_gb)
+        self.refiner: Refiner | None = None
+        """Looks at the candidates of an ask first, where the job has a scorer that does."""
         self.priors: dict[tuple[str, ...], torch.Tensor] = {}
         """Per question and labels, the labels' mean log-probabilities without a video."""
         self.lacking: dict[tuple[str, ...], str] = {}

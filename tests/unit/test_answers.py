@@ -20,7 +20,13 @@ def test_an_answer_carries_what_was_computed_for_it_also_when_it_is_refused():
     window = {"pts_s": [0.0], "decode_s": 0.0}
     plan = {"route": "global", "route_confidence": 1.0, "route_reason": "rules: x", "reason": ""}
     cost = Cost(
-        vision_frames=4, prefills=1, prefill_tokens=900, decode_steps=7, decode_passes=5, oom_halvings=1
+        vision_frames=4,
+        prefills=1,
+        prefill_tokens=900,
+        decode_steps=7,
+        decode_passes=5,
+        oom_halvings=1,
+        router_tokens=640,
     )
     for error in ("", "no text"):
         answer = Answer("yes", 0.5, cost=cost, error=error)
@@ -28,5 +34,5 @@ def test_an_answer_carries_what_was_computed_for_it_also_when_it_is_refused():
         [stored] = rows.to_table([row], rows.ANSWERS).to_pylist()
         assert {name: stored[name] for name in rows.COST} == {
             "vision_frames": 4, "prefills": 1, "prefill_tokens": 900, "decode_steps": 7,
-            "decode_passes": 5, "oom_halvings": 1,
+            "decode_passes": 5, "oom_halvings": 1, "router_tokens": 640,
         }  # fmt: skip

@@ -52,6 +52,7 @@ ANSWERS = [
         decode_steps=3,
         decode_passes=2,
         oom_halvings=0,
+        router_tokens=0,
     ),
     answer("light", "choose", "b.mp4", error_type="AnswerError", error_message="no model"),
 ]
@@ -119,6 +120,7 @@ def test_the_summary_counts_and_ranks(out: str, capsys: pytest.CaptureFixture[st
             "decode_steps": 3,
             "decode_passes": 2,
             "oom_halvings": 0,
+            "router_tokens": 0,
         },
     }
 

@@ -110,7 +110,7 @@ def test_what_a_model_computed_is_summed_over_the_answers_of_all_windows(tmp_pat
     found = {name: counters[name] for name in ("model_answers", *rows.COST)}
     assert found == {
         "model_answers": 2, "vision_frames": 3, "prefills": 1, "prefill_tokens": 45, "decode_steps": 4,
-        "decode_passes": 0, "oom_halvings": 0,
+        "decode_passes": 0, "oom_halvings": 0, "router_tokens": 0,
     }  # fmt: skip
 
 

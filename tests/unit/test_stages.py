@@ -141,8 +141,8 @@ def plan(kind: str = "find", *, budget_tokens: int = 9999, threshold: float | No
     relevance_NP = np.asarray(RELEVANCE, np.float32)[:, None]
     pts_s = [10.0 + second for second in range(len(RELEVANCE))]
     window = {"relevance": rows.pack(relevance_NP), "query_ids": ["q"], "pts_s": pts_s, "end_s": 18.0}
-    route = Route("fragment", 0.9, "rules: why")
-    score = ScoreConfig(threshold=0.5)
+    route = options.pop("route", Route("fragment", 0.9, "rules: why"))
+    score = ScoreConfig(threshold=0.5, candidates=options.pop("candidates", 32))
     [found] = stages.plan_window({"q": route}, [query], PlanConfig(), score, 64, window, **options)["plans"]
     return found
 
@@ -211,3 +211,30 @@ def test_a_budget_below_a_whole_frame_says_that_no_scale_helps():
     assert "a budget of 63 tokens does not buy one frame: the smallest costs 64" in found["error_message"]
     assert found["error_message"].endswith("frames are shown whole: this model's tokens cannot be cut")
     assert not any(found["tokens"])
+
+
+def test_a_scorer_that_refines_is_proposed_the_best_moments():
+    found = plan("ask", refines=True)
+    assert found["candidates"] == list(range(8))
+    few = plan("flag", refines=True, candidates=2)
+    assert few["candidates"] == [3, 6]
+    assert few["tokens"] == plan("flag")["tokens"]
+
+
+def test_nothing_is_proposed_where_no_plan_follows_relevance():
+    assert plan("flag")["candidates"] == []
+    assert plan("find", refines=True, confirm_find=True)["candidates"] == []
+    assert plan("flag", refines=True, route=Route("global", 0.9, ""))["candidates"] == []
+    assert plan("flag", refines=True, route=Route("fragment", 0.5, ""))["candidates"] == []
+    broken = plan("flag", refines=True, budget_tokens=3)
+    assert broken["error_message"]
+    assert broken["candidates"] == []
+
+
+def test_candidates_are_decoded_beside_the_planned_frames(slides):
+    window = sample(slides, 4, 10)
+    assert len(window["pts_s"]) == 4
+    plans = [{"tokens": [4, 0, 0, 0], "candidates": [2]}, {"tokens": [0, 0, 0, 0], "candidates": [2, 3]}]
+    evidence = stages.fetch_evidence(READER, SIZE, {**window, "plans": plans})
+    assert evidence["evidence_index"] == [0, 2, 3]
+    assert len(rows.unpack(evidence["evidence_pixels"])) == 3

@@ -91,6 +91,9 @@ def test_what_a_model_computed_is_told_and_nothing_where_none_was_asked(tmp_path
     short = rows.fill({"kind": "ask", "tokens_used": 9, **cost, "oom_halvings": 2}, rows.ANSWERS)
     lines = closing_lines(capsys, this_run=counted(tmp_path, {"answers": [short]}))
     assert lines["model"].endswith("in 90 passes; out of memory 2 times, batches halved")
+    routed = rows.fill({"kind": "ask", "tokens_used": 9, **cost, "router_tokens": 7000}, rows.ANSWERS)
+    lines = closing_lines(capsys, this_run=counted(tmp_path, {"answers": [routed]}))
+    assert lines["model"].endswith("in 90 passes, 7,000 tokens read by the image router")
 
 
 def test_windows_that_were_never_decoded_are_told(tmp_path, capsys):
