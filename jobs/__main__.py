@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, JobError
 COMMANDS = {
     "answer": "answer questions over an archive of videos",
     "show": "look at results: a summary, or SQL over the Parquet",
+    "train": "label questions with known answers, train what routes",
     "bench": "measured comparisons",
 }
 

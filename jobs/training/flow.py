@@ -1,0 +1,137 @@
+"""The data flow of training on Ray: groups of questions become labels, labels become states, states feed workers."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray.data
+import ray.train
+from ray.data import Dataset, ExecutionOptions
+from ray.train.torch import TorchTrainer
+
+from jobs.answer import _unwrapped as unwrapped  # pyright: ignore[reportPrivateUsage]
+from jobs.cluster import Seat
+from jobs.flow import DECODING, LIGHT, actors, on_rows
+from jobs.training import parts
+from jobs.training.labeller import Labeller
+from jobs.training.loop import read_checkpoint
+from jobs.training.settings import RoutersConfig
+from jobs.training.states import StateReader, read_states
+from jobs.training.tables import LOOKED
+from pipeline.errors import JobError
+from pipeline.rows import Row
+
+logger = logging.getLogger(__name__)
+
+
+def probed(
+    groups: Sequence[Row],
+    look: Callable[[Row], Row],
+    made: tuple[Any, ...],
+    seat: Seat,
+    per_call: int,
+    folder: str,
+) -> Dataset:
+    """Groups of questions (tables.GROUP) -> probed questions, one file per group in a folder."""
+    found = _looked(groups, look).map_batches(
+        Labeller, fn_constructor_args=made, **actors(seat, windows_per_call=per_call)
+    )
+    return found.map_batches(partial(parts.write, folder), **LIGHT)
+
+
+def states(
+    groups: Sequence[Row], look: Callable[[Row], Row], made: tuple[Any, ...], seat: Seat, folder: str
+) -> Dataset:
+    """Groups of labels (tables.GROUP) -> what the heads read of them, one file per group in a folder."""
+    found = _looked(groups, look).map_batches(
+        StateReader, fn_constructor_args=made, **actors(seat, windows_per_call=1)
+    )
+    return found.map_batches(partial(parts.write, folder), **LIGHT)
+
+
+def _looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
+    """Return groups with the frames of their videos; one at a time, a video's frames are in memory at once."""
+    todo = ray.data.from_items(list(groups), override_num_blocks=len(groups))
+    return todo.map_batches(on_rows(look, LOOKED), batch_size=1, **DECODING)
+
+
+def rows_for(head: str, split: str, folder: str, names: Sequence[str]) -> Dataset:
+    """Return the states of one head and split, in a fixed order."""
+    items = [{"part": name} for name in names]
+    read = partial(read_states, folder, head, split)
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(read, **LIGHT)
+
+
+def run(dataset: Dataset) -> tuple[int, int]:
+    """Run a stream of parts to its end; return how many rows it wrote, and how many of them failed.
+
+    Raises:
+        JobError: what a stage raised, without Ray's wrapping.
+    """
+    written = failed = 0
+    try:
+        for done in dataset.iter_rows():
+            written, failed = written + done["rows"], failed + done["failed"]
+            logger.info("%s: %d rows, %d failed", done["part"], done["rows"], done["failed"])
+    except JobError:
+        raise
+    except Exception as error:
+        raise unwrapped(error) from error
+    return written, failed
+
+
+def fit(
+    worker: Callable[[dict[str, Any]], None],
+    spec: dict[str, Any],
+    datasets: dict[str, Dataset],
+    name: str,
+    out: str,
+    config: RoutersConfig,
+) -> dict[str, Any]:
+    """Train with some workers, from the newest checkpoint on; return what the last one holds.
+
+    A run is known by its name: one that was killed goes on, one that was finished is read.
+
+    Args:
+        worker: what each worker does.
+        spec: handed to it.
+        datasets: `train` is shared out among the workers, in the same way every time; others are seen whole.
+        name: of the run, below `_runs` of the output.
+        out: folder of all output, seen by all workers.
+        config: workers and failures.
+
+    Raises:
+        JobError: workers died more often than allowed.
+    """
+    has_gpus = ray.cluster_resources().get("GPU", 0.0) >= config.num_workers
+    on_gpu = has_gpus if config.answer.pool.device == "auto" else config.answer.pool.device == "cuda"
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=spec,
+        datasets={**datasets},
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": config.worker_cpus},
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str((Path(out) / "_runs").absolute()),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        raise unwrapped(error) from error
+    if result.checkpoint is None:
+        msg = f"{name}: the training ended without a checkpoint; its logs are in {out}/_runs"
+        raise JobError(msg)
+    with result.checkpoint.as_directory() as folder:
+        return read_checkpoint(Path(folder))

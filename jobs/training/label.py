@@ -1,0 +1,191 @@
+"""`reelsift train label`: what the answerer's own answers say about questions whose answers are known.
+
+    groups of questions -> look at their video -> probe the answerer -> one file per group     (a Ray Data job)
+    probed rows -> every category votes for its policy -> qtr/ and flr/                        (the driver)
+
+A group is the questions about one video, a few dozen at most; running the same command again does missing groups only.
+"""
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from jobs.training import parts
+from jobs.training.look import look_to_label
+from jobs.training.questions import Question, read_questions
+from jobs.training.settings import LabelConfig, fingerprint
+from jobs.training.tables import FLR, QTR
+from pipeline import rows, store
+from pipeline.config import JobConfig, WindowConfig
+from pipeline.errors import ConfigError, JobError
+from pipeline.isolation import Reader
+from pipeline.rows import Row
+
+FACTS_FILE = "labels.json"
+QUESTIONS_PER_GROUP = 32
+OWN_SCORERS = ("auto", "embedded", "dual-encoder")
+"""Scorers that need no language model of their own."""
+VOTES = ("right_global", "right_fragment", "likelihood_global", "likelihood_fragment")
+REASONS = 5
+
+logger = logging.getLogger(__name__)
+
+
+def label(videos: str, questions: str, out: str, config: LabelConfig) -> dict[str, Any]:
+    """Label every question; return what was counted.
+
+    Raises:
+        ConfigError: no model, no questions, or settings that do not fit.
+        ModelError: see `describe` of the answerer.
+        StoreError: questions or output cannot be reached.
+        JobError: not one question could be labelled.
+    """
+    if not config.answer.model:
+        msg = "labels come from a model's answers, and none is named; give --answer.model"
+        raise ConfigError(msg)
+    if config.score.scorer not in OWN_SCORERS and ":" not in config.score.scorer:
+        msg = f"--score.scorer {config.score.scorer!r} runs inside an answerer; expected one of {OWN_SCORERS}"
+        raise ConfigError(msg)
+    good: list[Question] = []
+    refused: list[Row] = []
+    for one in read_questions(questions):
+        good.append(one) if isinstance(one, Question) else refused.append(one)
+    if not good and not refused:
+        msg = f"{questions}: found no question; expected one JSON object a line, or a row each"
+        raise ConfigError(msg)
+    folder = store.join(out, "_probed", fingerprint(config))
+    groups = list(_groups(good, videos))
+    there = parts.names(folder)
+    missing = [group for group in groups if group["part"] not in there]
+    logger.info("%d questions in %d groups, %d to do", len(good), len(groups), len(missing))
+    names = [group["part"] for group in groups]
+    model = _probe(videos, folder, missing, config) if missing else _model_of(out)
+    counts = write_labels(out, folder, names, refused)
+    facts = {"videos": videos, "model": model, "settings": fingerprint(config), **counts}
+    store.write_bytes(store.join(out, FACTS_FILE), json.dumps(facts, indent=2).encode() + b"\n")
+    if counts["failed"] == counts["questions"]:
+        msg = (
+            f"not one of the {counts['questions']} questions could be labelled, most often because of:"
+            f" {counts['reasons'][0] if counts['reasons'] else 'no reason'}; their rows are in {out}"
+        )
+        raise JobError(msg)
+    return facts
+
+
+def _model_of(out: str) -> str:
+    """Return the model that an earlier run named."""
+    uri = store.join(out, FACTS_FILE)
+    return json.loads(store.read_bytes(uri))["model"] if store.exists(uri) else ""
+
+
+def _groups(questions: Sequence[Question], videos: str) -> Iterator[Row]:
+    """Yield tables.GROUP rows: the questions of one video, not too many."""
+    ordered = sorted(questions, key=lambda one: (one.video, one.id))
+    for video, mine in groupby(ordered, key=lambda one: one.video):
+        several = list(mine)
+        for start in range(0, len(several), QUESTIONS_PER_GROUP):
+            values = [asdict(one) for one in several[start : start + QUESTIONS_PER_GROUP]]
+            yield {
+                "part": parts.name_of(videos, values),
+                "video": video,
+                "questions": json.dumps(values),
+                "error_type": "",
+                "error_message": "",
+            }
+
+
+def _probe(videos: str, folder: str, groups: Sequence[Row], config: LabelConfig) -> str:
+    """Probe the answerer about groups of questions, on Ray; return what the answerer is called."""
+    from actors.models.tables import find_answerer, find_scorer
+    from jobs import cluster
+
+    scorer, answerer = find_scorer(config.score), find_answerer(config.answer)
+    facts, scorer_facts = answerer.describe(config.answer), scorer.describe(config.score)
+    if facts.frame_size is None:
+        msg = f"model {config.answer.model!r} looks at no frames; expected a video language model"
+        raise ConfigError(msg)
+    job = JobConfig(answer=config.answer, score=config.score, decode=config.decode)
+    with cluster.connected():
+        from jobs.training import flow
+
+        seat = cluster.place(job, scorer_gpu=False, answerer_gpu=True).answerer
+        sizes = (facts.frame_size, scorer_facts.frame_size)
+        look = partial(look_to_label, Reader(config.decode, WindowConfig()), videos, sizes, config.num_frames)
+        made = (answerer.make, scorer, config, facts, seat.device, seat.num_gpus)
+        flow.run(flow.probed(groups, look, made, seat, config.videos_per_call, folder))
+    return f"{facts.name}@{facts.revision}"
+
+
+def write_labels(out: str, folder: str, names: Sequence[str], refused: Sequence[Row]) -> dict[str, Any]:
+    """Let every category vote for its policy, and write qtr/ and flr/; return what was counted.
+
+    Args:
+        out: where the labels go.
+        folder: of probed parts.
+        names: of the parts that belong to this run.
+        refused: rows of questions that could not be used.
+    """
+    votes = vote(parts.scan(folder, names, ("category", *VOTES, "error_type")))
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for name, found in [*((name, None) for name in names), ("refused", refused)]:
+        probed = list(parts.scan(folder, [name]) if found is None else found)
+        for table, schema, made in (("qtr", QTR, qtr_row), ("flr", FLR, flr_row)):
+            labelled = [made(row, votes) for row in probed]
+            store.write_table(parts.uri_of(store.join(out, table), name), rows.to_table(labelled, schema))
+            counts[table] += sum(not row.get("error_type") for row in labelled)
+            reasons.update(row["error_message"] for row in labelled if row.get("error_type"))
+        counts["questions"] += len(probed)
+        counts["failed"] += sum(bool(row.get("error_type")) for row in probed)
+        counts["still_answerable"] += sum(bool(row.get("masked_answerable")) for row in probed)
+    for table in ("qtr", "flr"):
+        for stale in parts.names(store.join(out, table)) - {*names, "refused"}:
+            store.delete(parts.uri_of(store.join(out, table), stale))
+    categories = {
+        name: {"policy": policy, "acc_global": a, "acc_fragment": b} for name, (policy, a, b) in votes.items()
+    }
+    return {
+        "questions": counts["questions"], "failed": counts["failed"], "qtr": counts["qtr"], "flr": counts["flr"],
+        "still_answerable": counts["still_answerable"], "categories": categories,
+        "reasons": [reason for reason, _ in reasons.most_common(REASONS)],
+    }  # fmt: skip
+
+
+Votes = dict[str, tuple[str, float, float]]
+"""Per category its policy, and the shares answered right under global and under fragment."""
+
+
+def vote(probed: Iterable[Row]) -> Votes:
+    """Return the better policy of each category: more right answers, else likelier ones, else global."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * (1 + len(VOTES)))
+    for row in probed:
+        if not row["error_type"]:
+            mine = sums[row["category"]]
+            for index, value in enumerate([1.0, *(float(row[name]) for name in VOTES)]):
+                mine[index] += value
+    found: Votes = {}
+    for category, (count, right_global, right_fragment, like_global, like_fragment) in sorted(sums.items()):
+        is_fragment = (right_fragment, like_fragment) > (right_global, like_global)
+        policy = "fragment" if is_fragment else "global"
+        found[category] = (policy, right_global / count, right_fragment / count)
+    return found
+
+
+def qtr_row(probed: Row, votes: Votes) -> Row:
+    """Return a row of tables.QTR."""
+    policy, acc_global, acc_fragment = votes.get(probed.get("category", ""), ("", 0.0, 0.0))
+    return {**probed, "policy": policy, "acc_global": acc_global, "acc_fragment": acc_fragment}
+
+
+def flr_row(probed: Row, votes: Votes) -> Row:
+    """Return a row of tables.FLR; a question without frames that matter is a failed one."""
+    del votes
+    row = {**probed, "necessity": {"masked_answerable": bool(probed.get("masked_answerable"))}}
+    if probed.get("search_error"):
+        row |= {"error_type": "AnswerError", "error_message": probed["search_error"]}
+    return row

@@ -1,0 +1,153 @@
+"""What each worker of a training stage does: epochs over its share of the states, a checkpoint behind each.
+
+Runs inside Ray Train: the process group (gloo on CPUs, nccl on GPUs) stands when `train_head` is called. Order of rows
+and dropout follow from the seed and the epoch, so an interrupted run ends with the same weights as one that was not.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import distributed, nn
+
+from actors.models.heads import ImageHead, SemanticHead
+from jobs.training.measures import head_loss, measure
+from pipeline import rows
+
+CHECKPOINT_FILE = "head.pt"
+SHUFFLED_ROWS = 1024
+"""Rows that are mixed with each other; a worker holds as many."""
+EPOCH_STRIDE = 1_000_003
+"""Parts the seeds of epochs, so that two runs with neighbouring seeds share none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One stage, in plain values."""
+
+    head: str
+    """image or semantic"""
+    hidden_size: int
+    epochs: int
+    learning_rate: float
+    batch_rows: int
+    accumulate: int
+    seed: int
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""States [M, width] float32 and labels [M] int64 of some rows, one item per frame or question."""
+
+
+def train_head(values: dict[str, Any]) -> None:
+    """Train one head on this worker's share of `train`; the first worker measures it on `dev` and keeps it."""
+    import ray.train
+    import ray.train.torch
+
+    spec = Spec(**values)
+    rank = ray.train.get_context().get_world_rank()
+    torch.manual_seed(spec.seed)
+    head: nn.Module = make_head(spec.head, spec.hidden_size)
+    model: Any = ray.train.torch.prepare_model(head)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate)
+    history = _restore(ray.train.get_checkpoint(), head, optimizer)
+    train, dev = ray.train.get_dataset_shard("train"), ray.train.get_dataset_shard("dev")
+    for epoch in range(len(history), spec.epochs):
+        seed = spec.seed + EPOCH_STRIDE * (epoch + 1)
+        torch.manual_seed(seed + rank)
+        batches = _batches(train, spec.batch_rows, shuffle_seed=seed)
+        loss = train_epoch(spec, model, optimizer, batches)
+        if rank:
+            ray.train.report({})
+            continue
+        found = measure(spec.head, *_predict(head, _batches(dev, spec.batch_rows)))
+        history.append({"epoch": epoch, "train_loss": loss, **found})
+        with tempfile.TemporaryDirectory() as folder:
+            _save(Path(folder) / CHECKPOINT_FILE, head, optimizer, history)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(history[-1], checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}")
+
+
+def make_head(head: str, hidden_size: int) -> nn.Module:
+    """Return a new head with the weights that torch's seed gives it."""
+    return SemanticHead(hidden_size) if head == "semantic" else ImageHead(hidden_size)
+
+
+def train_epoch(spec: Spec, model: Any, optimizer: Any, batches: Iterator[Batch]) -> float:
+    """Take a step for every few batches; return the mean loss of all batches of all workers."""
+    model.train()
+    total = torch.zeros(2, dtype=torch.float64)
+    device = next(model.parameters()).device
+    while group := list(islice(batches, spec.accumulate)):
+        optimizer.zero_grad()
+        for number, (states, labels) in enumerate(group, start=1):
+            # gradients of several batches are exchanged once, with the last one
+            alone = model.no_sync() if number < len(group) and hasattr(model, "no_sync") else nullcontext()
+            with alone:
+                loss = head_loss(spec.head, model(states.to(device)), labels.to(device))
+                (loss / len(group)).backward()
+            total += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
+        optimizer.step()
+    if distributed.is_initialized():
+        total = total.to(device)
+        distributed.all_reduce(total)
+    loss_sum, num_batches = total.tolist()
+    return loss_sum / max(1.0, num_batches)
+
+
+def _batches(shard: Any, batch_rows: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
+    """Yield a shard's rows, mixed if there is a seed."""
+    mixed = {} if shuffle_seed is None else {
+        "local_shuffle_buffer_size": SHUFFLED_ROWS, "local_shuffle_seed": shuffle_seed
+    }  # fmt: skip
+    for table in shard.iter_batches(batch_size=batch_rows, batch_format="pyarrow", **mixed):
+        yield to_batch(table)
+
+
+def to_batch(table: pa.Table) -> Batch:
+    """Return the items of some rows of tables.STATES, one behind the other."""
+    found = list(rows.to_rows(table))
+    states = np.concatenate([rows.unpack(row["states"]) for row in found])
+    labels = np.concatenate([np.asarray(row["labels"], np.int64) for row in found])
+    return torch.from_numpy(states), torch.from_numpy(labels)
+
+
+def _predict(head: nn.Module, batches: Iterator[Batch]) -> Batch:
+    """Return logits and labels of all items, on the CPU."""
+    head.eval()
+    device = next(head.parameters()).device
+    logits: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for states, wanted in batches:
+            logits.append(head(states.to(device)).float().cpu())
+            labels.append(wanted)
+    return (torch.cat(logits), torch.cat(labels)) if labels else (torch.empty(0), torch.empty(0))
+
+
+def _save(path: Path, head: nn.Module, optimizer: Any, history: list[dict[str, Any]]) -> None:
+    state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    torch.save(state, path)
+
+
+def _restore(checkpoint: Any, head: nn.Module, optimizer: Any) -> list[dict[str, Any]]:
+    """Fill a head and its optimizer from a checkpoint, if there is one; return the metrics of the epochs so far."""
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as folder:
+        state = read_checkpoint(Path(folder))
+    head.load_state_dict(state["head"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return `head`, `optimizer` and `history` of a checkpoint; nothing in it is run."""
+    return torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
