@@ -79,7 +79,7 @@ def pooling() -> torch.Tensor:
     return torch.cat(parts)
 
 
-FIRST_OF = dict(zip(SIZES, np.cumsum([0, *SIZES[:-1]]).tolist(), strict=True))
+FIRST_OF: dict[int, int] = dict(zip(SIZES, np.cumsum([0, *SIZES[:-1]]).tolist(), strict=True))
 """Where the tokens of each size begin in the rows of `pooling`."""
 
 
@@ -135,6 +135,10 @@ def make_plan(rng: Rng, scene: Scene, asked: Sequence[Asked], easy: float) -> tu
     return plan, same if background else [place for place in same if asked[place].evidence_s]
 
 
+Lessons = list[tuple[Scene, list[Lesson]]]
+"""Scenes, each with its questions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One clip as a sequence: a trunk, and branches behind it."""
@@ -149,9 +153,10 @@ class Shown:
     """(place, token that follows, question)"""
 
 
-def show(rng: Rng, plan: Sequence[int], chosen: Sequence[Lesson], listed: bool) -> Shown:
+def show(plan: Sequence[int], chosen: Sequence[Lesson], listed: bool) -> Shown:
     """Return a clip and its questions as one sequence."""
-    source, per_frame = [], sum(SIZES)
+    source: list[int] = []
+    per_frame = sum(SIZES)
     for second, tokens in enumerate(plan):
         if tokens:
             first = second * per_frame + FIRST_OF[tokens]
@@ -186,7 +191,15 @@ def collate(shown: Sequence[Shown]) -> dict[str, torch.Tensor]:
     }
 
 
-def load_scenes(seeds: Sequence[int], tokenizer: Any) -> list[tuple[Scene, list[Lesson]]]:
+def embed(model: Any, source_BL: torch.Tensor, tokens_BND: torch.Tensor) -> torch.Tensor:
+    """Return embeddings [B, L, D]: words, and the clips' own visual tokens where the source is negative."""
+    words = model.get_input_embeddings()(source_BL.clamp(min=0))
+    rows = (-1 - source_BL).clamp(min=0)
+    seen = tokens_BND.gather(1, rows[..., None].expand(-1, -1, words.shape[-1])).float()
+    return torch.where((source_BL < 0)[..., None], seen, words)
+
+
+def load_scenes(seeds: Sequence[int], tokenizer: Any) -> Lessons:
     """Return scenes and their questions in tokens."""
     scenes = [make_scene(seed) for seed in seeds]
     return [(scene, lessons(tokenizer, scene)) for scene in scenes]

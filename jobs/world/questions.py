@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from jobs.world.scenes import SECONDS, SIDE, Scene, Visit
+from jobs.world.scenes import SECONDS, SIDE, Scene, Thing, Visit
 from jobs.world.sprites import COLORS, DIGITS, SHAPES
 
 QUARTERS = ("first", "second", "third", "fourth")
@@ -141,7 +141,9 @@ def ask(scene: Scene, *, held_out: bool = False) -> list[Asked]:
     add("group", COUNTS[len(visits[group][0].things) - 1], visits[group], shape=group)
     for shape in (singles[rng.integers(3)], group):
         add("when", QUARTERS[visits[shape][0].start_s * 4 // SECONDS], visits[shape], shape=shape)
-    _ask_at(rng, scene, add)
+    if (lone := _lone_resident(rng, scene)) is not None:
+        second, thing = lone
+        add("at", thing.color, (Visit(second, second + 1, (thing,)),), shape=thing.shape, t=str(second))
     bag = scene.bag
     leave = (Visit(visits[singles[0]][0].start_s, min(SECONDS, visits[singles[0]][0].end_s + 2), ()),)
     add("leave", YES_NO[bag is None], leave, shape=singles[0])
@@ -161,8 +163,8 @@ def ask(scene: Scene, *, held_out: bool = False) -> list[Asked]:
     return found
 
 
-def _ask_at(rng: np.random.Generator, scene: Scene, add) -> None:
-    """Ask for the color of a resident in a second in which it is the only one of its shape."""
+def _lone_resident(rng: np.random.Generator, scene: Scene) -> tuple[int, Thing] | None:
+    """Return a second and a resident that is the only one of its shape in it; None where eight tries find none."""
     for second in rng.permutation(SECONDS)[:8].tolist():
         here = [
             thing
@@ -172,6 +174,5 @@ def _ask_at(rng: np.random.Generator, scene: Scene, add) -> None:
         names = [thing.shape for thing in here]
         alone = [thing for thing in here if names.count(thing.shape) == 1]
         if alone:
-            thing = alone[rng.integers(len(alone))]
-            add("at", thing.color, (Visit(second, second + 1, (thing,)),), shape=thing.shape, t=str(second))
-            return
+            return second, alone[rng.integers(len(alone))]
+    return None
