@@ -1,6 +1,8 @@
 """The data flow of training on Ray: groups of questions become labels, labels become states, states feed workers."""
 
+import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,12 @@ from jobs.training.states import StateReader, read_states
 from jobs.training.tables import LOOKED
 from pipeline.errors import JobError
 from pipeline.rows import Row
+
+MIN_BLOCKS, PARTS_PER_BLOCK = 8, 32
+"""States are read by this many tasks at least, and from there on in blocks of so many parts."""
+START_S = 1800
+"""Seconds that workers may take to start: a GPU machine may have to come up first."""
+FINISHED_FILE = "finished.json"
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +69,8 @@ def rows_for(head: str, split: str, folder: str, names: Sequence[str]) -> Datase
     """Return the states of one head and split, in a fixed order."""
     items = [{"part": name} for name in names]
     read = partial(read_states, folder, head, split)
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(read, **LIGHT)
+    num_blocks = min(len(items), max(MIN_BLOCKS, len(items) // PARTS_PER_BLOCK))
+    return ray.data.from_items(items, override_num_blocks=num_blocks).map_batches(read, **LIGHT)
 
 
 def run(dataset: Dataset) -> tuple[int, int]:
@@ -105,8 +114,9 @@ def fit(
     Raises:
         JobError: workers died more often than allowed.
     """
-    has_gpus = ray.cluster_resources().get("GPU", 0.0) >= config.num_workers
-    on_gpu = has_gpus if config.answer.pool.device == "auto" else config.answer.pool.device == "cuda"
+    place = Path(out).absolute() / "_runs" / name
+    if (done := _finished(place, spec["epochs"])) is not None:
+        return done
     trainer = TorchTrainer(
         worker,
         train_loop_config=spec,
@@ -114,24 +124,43 @@ def fit(
         dataset_config=ray.train.DataConfig(
             datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)
         ),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers,
-            use_gpu=on_gpu,
-            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": config.worker_cpus},
-        ),
+        scaling_config=_scaling(config),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str((Path(out) / "_runs").absolute()),
+            storage_path=str(place.parent),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_S))  # read by `fit`
     try:
         result = trainer.fit()
     except Exception as error:
         raise unwrapped(error) from error
     if result.checkpoint is None:
-        msg = f"{name}: the training ended without a checkpoint; its logs are in {out}/_runs"
+        msg = f"{name}: the training ended without a checkpoint; its logs are in Ray's session folder"
         raise JobError(msg)
     with result.checkpoint.as_directory() as folder:
-        return read_checkpoint(Path(folder))
+        state = read_checkpoint(Path(folder))
+    done = {"epochs": len(state["history"]), "checkpoint": Path(result.checkpoint.path).name}
+    (place / FINISHED_FILE).write_text(json.dumps(done))
+    return state
+
+
+def _scaling(config: RoutersConfig) -> ray.train.ScalingConfig:
+    """Return the workers, a GPU each where the cluster has so many and they are wanted."""
+    has_gpus = ray.cluster_resources().get("GPU", 0.0) >= config.num_workers
+    on_gpu = has_gpus if config.answer.pool.device == "auto" else config.answer.pool.device == "cuda"
+    return ray.train.ScalingConfig(
+        num_workers=config.num_workers,
+        use_gpu=on_gpu,
+        resources_per_worker={"GPU": 1} if on_gpu else {"CPU": config.worker_cpus},
+    )
+
+
+def _finished(place: Path, epochs: int) -> dict[str, Any] | None:
+    """Return what the last checkpoint of a run holds, if it was finished with as many epochs."""
+    if not (place / FINISHED_FILE).exists():
+        return None
+    done = json.loads((place / FINISHED_FILE).read_text())
+    return read_checkpoint(place / done["checkpoint"]) if done["epochs"] == epochs else None

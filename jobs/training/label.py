@@ -15,6 +15,8 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from actors.models import AnswererEntry, AnswererFacts, ScorerEntry
+from actors.models.tables import find_answerer, find_scorer
 from jobs.training import parts
 from jobs.training.look import look_to_label
 from jobs.training.questions import Question, read_questions
@@ -28,8 +30,6 @@ from pipeline.rows import Row
 
 FACTS_FILE = "labels.json"
 QUESTIONS_PER_GROUP = 32
-OWN_SCORERS = ("auto", "embedded", "dual-encoder")
-"""Scorers that need no language model of their own."""
 VOTES = ("right_global", "right_fragment", "likelihood_global", "likelihood_fragment")
 REASONS = 5
 
@@ -48,8 +48,12 @@ def label(videos: str, questions: str, out: str, config: LabelConfig) -> dict[st
     if not config.answer.model:
         msg = "labels come from a model's answers, and none is named; give --answer.model"
         raise ConfigError(msg)
-    if config.score.scorer not in OWN_SCORERS and ":" not in config.score.scorer:
-        msg = f"--score.scorer {config.score.scorer!r} runs inside an answerer; expected one of {OWN_SCORERS}"
+    scorer = find_scorer(config.score)
+    if scorer.refine is not None:
+        msg = (
+            f"--score.scorer {config.score.scorer!r} is what is to be trained or runs inside the answerer; expected one"
+            " that looks at frames by itself, such as embedded"
+        )
         raise ConfigError(msg)
     good: list[Question] = []
     refused: list[Row] = []
@@ -58,13 +62,20 @@ def label(videos: str, questions: str, out: str, config: LabelConfig) -> dict[st
     if not good and not refused:
         msg = f"{questions}: found no question; expected one JSON object a line, or a row each"
         raise ConfigError(msg)
-    folder = store.join(out, "_probed", fingerprint(config))
+    answerer = find_answerer(config.answer)
+    made = answerer.describe(config.answer)
+    if made.frame_size is None:
+        msg = f"model {config.answer.model!r} looks at no frames; expected a video language model"
+        raise ConfigError(msg)
+    model = f"{made.name}@{made.revision}"
+    folder = store.join(out, "_probed", parts.name_of(fingerprint(config), model))
     groups = list(_groups(good, videos))
     there = parts.names(folder)
     missing = [group for group in groups if group["part"] not in there]
     logger.info("%d questions in %d groups, %d to do", len(good), len(groups), len(missing))
     names = [group["part"] for group in groups]
-    model = _probe(videos, folder, missing, config) if missing else _model_of(out)
+    if missing:
+        _probe(videos, folder, missing, config, scorer, answerer, made)
     counts = write_labels(out, folder, names, refused)
     facts = {"videos": videos, "model": model, "settings": fingerprint(config), **counts}
     store.write_bytes(store.join(out, FACTS_FILE), json.dumps(facts, indent=2).encode() + b"\n")
@@ -75,12 +86,6 @@ def label(videos: str, questions: str, out: str, config: LabelConfig) -> dict[st
         )
         raise JobError(msg)
     return facts
-
-
-def _model_of(out: str) -> str:
-    """Return the model that an earlier run named."""
-    uri = store.join(out, FACTS_FILE)
-    return json.loads(store.read_bytes(uri))["model"] if store.exists(uri) else ""
 
 
 def _groups(questions: Sequence[Question], videos: str) -> Iterator[Row]:
@@ -99,26 +104,27 @@ def _groups(questions: Sequence[Question], videos: str) -> Iterator[Row]:
             }
 
 
-def _probe(videos: str, folder: str, groups: Sequence[Row], config: LabelConfig) -> str:
-    """Probe the answerer about groups of questions, on Ray; return what the answerer is called."""
-    from actors.models.tables import find_answerer, find_scorer
+def _probe(
+    videos: str,
+    folder: str,
+    groups: Sequence[Row],
+    config: LabelConfig,
+    scorer: ScorerEntry,
+    answerer: AnswererEntry,
+    facts: AnswererFacts,
+) -> None:
+    """Probe the answerer about groups of questions, on Ray."""
     from jobs import cluster
 
-    scorer, answerer = find_scorer(config.score), find_answerer(config.answer)
-    facts, scorer_facts = answerer.describe(config.answer), scorer.describe(config.score)
-    if facts.frame_size is None:
-        msg = f"model {config.answer.model!r} looks at no frames; expected a video language model"
-        raise ConfigError(msg)
     job = JobConfig(answer=config.answer, score=config.score, decode=config.decode)
     with cluster.connected():
         from jobs.training import flow
 
         seat = cluster.place(job, scorer_gpu=False, answerer_gpu=True).answerer
-        sizes = (facts.frame_size, scorer_facts.frame_size)
+        sizes = (facts.frame_size, scorer.describe(config.score).frame_size)
         look = partial(look_to_label, Reader(config.decode, WindowConfig()), videos, sizes, config.num_frames)
         made = (answerer.make, scorer, config, facts, seat.device, seat.num_gpus)
         flow.run(flow.probed(groups, look, made, seat, config.videos_per_call, folder))
-    return f"{facts.name}@{facts.revision}"
 
 
 def write_labels(out: str, folder: str, names: Sequence[str], refused: Sequence[Row]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.isolation import Reader
 from pipeline.rows import Row
 
-OF_STAGES = ("stages", "epochs", "image", "semantic", "joint", "num_workers", "seed")
+OF_STAGES = ("stages", "epochs", "image", "semantic", "num_workers", "seed")
 """Settings that states do not depend on."""
 QTR_COLUMNS = ("id", "video", "split", "question", "policy", "error_type")
 FLR_COLUMNS = ("id", "video", "split", "question", "frame_pts_s", "relevant", "necessity", "error_type")

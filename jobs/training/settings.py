@@ -21,7 +21,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError
 
-STAGES = ("1", "2", "3")
+STAGES = ("1", "2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
@@ -67,12 +67,11 @@ class RoutersConfig:
     answer: AnswerConfig = AnswerConfig()
     decode: DecodeConfig = DecodeConfig()
     stages: str = "1,2"
-    """Which of 1 (image head), 2 (semantic head), 3 (both with the language model), comma between."""
+    """Which of 1 (image head) and 2 (semantic head), comma between."""
     epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of every stage; 0 = each stage's own."""
     image: StageConfig = StageConfig(epochs=5, learning_rate=5e-5, batch_rows=16)
     semantic: StageConfig = StageConfig(epochs=2, learning_rate=1e-5, batch_rows=4)
-    joint: StageConfig = StageConfig(epochs=1, learning_rate=5e-6, batch_rows=4)
     early_layers: Count = 4
     """Decoder layers of the language model that the heads read behind (VideoRouter k)."""
     early_tokens: Count = 64
@@ -92,7 +91,7 @@ class RoutersConfig:
         """Check the list of stages."""
         names = self.stages.split(",")
         if sorted(set(names)) != sorted(names) or not set(names) <= set(STAGES):
-            msg = f"--stages {self.stages!r}: expected some of 1, 2 and 3, each once, a comma between, such as 1,2"
+            msg = f"--stages {self.stages!r}: expected 1, 2 or 1,2"
             raise ConfigError(msg)
 
 
