@@ -117,6 +117,7 @@ def fit(
     place = Path(out).absolute() / "_runs" / name
     if (done := _finished(place, spec["epochs"])) is not None:
         return done
+    _drop_torn_list(place)
     trainer = TorchTrainer(
         worker,
         train_loop_config=spec,
@@ -145,6 +146,17 @@ def fit(
     done = {"epochs": len(state["history"]), "checkpoint": Path(result.checkpoint.path).name}
     (place / FINISHED_FILE).write_text(json.dumps(done))
     return state
+
+
+def _drop_torn_list(place: Path) -> None:
+    """Remove Ray's list of a run's checkpoints if the run was killed while it was written: then it begins anew."""
+    path = place / "checkpoint_manager_snapshot.json"
+    try:
+        if path.exists():
+            json.loads(path.read_text())
+    except ValueError:
+        logger.warning("%s was cut off while it was written; this stage begins anew", path)
+        path.unlink()
 
 
 def _scaling(config: RoutersConfig) -> ray.train.ScalingConfig:

@@ -17,6 +17,7 @@ from tests.integration.results import read
 from tests.videos import X264, write_video
 
 NUM_FRAMES = 5
+SNAPSHOT = "_runs/image-*/checkpoint_manager_snapshot.json"
 LONG_S = 600.0
 """Starting workers takes most of the time, and long on a busy machine."""
 ASKED = [
@@ -127,7 +128,7 @@ def _killed_behind_a_checkpoint(ray_address, out, *args):
     )  # fmt: skip
     try:
         # the list of checkpoints is written behind each of them
-        while not (snapshots := list(out.glob("_runs/image-*/checkpoint_manager_snapshot.json"))):
+        while not (snapshots := [path for path in out.glob(SNAPSHOT) if path.read_text().endswith("}")]):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
     finally:
