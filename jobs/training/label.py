@@ -64,9 +64,6 @@ def label(videos: str, questions: str, out: str, config: LabelConfig) -> dict[st
         raise ConfigError(msg)
     answerer = find_answerer(config.answer)
     made = answerer.describe(config.answer)
-    if made.frame_size is None:
-        msg = f"model {config.answer.model!r} looks at no frames; expected a video language model"
-        raise ConfigError(msg)
     model = f"{made.name}@{made.revision}"
     folder = store.join(out, "_probed", parts.name_of(fingerprint(config), model))
     groups = list(_groups(good, videos))
@@ -113,9 +110,16 @@ def _probe(
     answerer: AnswererEntry,
     facts: AnswererFacts,
 ) -> None:
-    """Probe the answerer about groups of questions, on Ray."""
+    """Probe the answerer about groups of questions, on Ray.
+
+    Raises:
+        ConfigError: it looks at no frames.
+    """
     from jobs import cluster
 
+    if facts.frame_size is None:
+        msg = f"model {config.answer.model!r} looks at no frames; expected a video language model"
+        raise ConfigError(msg)
     job = JobConfig(answer=config.answer, score=config.score, decode=config.decode)
     with cluster.connected():
         from jobs.training import flow
