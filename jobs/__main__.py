@@ -18,6 +18,7 @@ COMMANDS = {
     "answer": "answer questions over an archive of videos",
     "show": "look at results: a summary, or SQL over the Parquet",
     "train": "label questions with known answers, train what routes",
+    "world": "generate videos and questions whose answers are known",
     "bench": "measured comparisons",
 }
 

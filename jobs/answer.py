@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+from argparse import ArgumentParser
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.command_line import parse
+from jobs.recipes import find_recipe
 from pipeline import config as settings
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, JobError
@@ -43,6 +45,8 @@ class Arguments:
     """A question to find the moments of, instead of a file; may be given several times."""
     dry_run: bool = False
     """Print what would be done, start nothing."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    """A whole configuration by its name (`world`); options given beside it go before it."""
     job: Annotated[JobConfig, tyro.conf.arg(name="")] = field(default_factory=JobConfig)
 
 
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
         ConfigError: wrong usage; exit code 2.
         JobError: the run broke, or not one of the videos can be read; exit code 3.
     """
-    args = parse(Arguments, argv, PROG, Arguments.__doc__)
+    args = read_arguments(argv)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for ours in ("pipeline", "actors", "jobs"):
         logging.getLogger(ours).setLevel(logging.INFO)
@@ -64,6 +68,19 @@ def main(argv: list[str]) -> int:
     if "://" not in out:
         out = str(Path(out).absolute())  # workers have another working directory
     return _run(videos, out, queries, args.job, dry_run=args.dry_run)
+
+
+def read_arguments(argv: list[str]) -> Arguments:
+    """Return the arguments; a recipe stands behind every option that is not given.
+
+    Raises:
+        ConfigError: a setting is out of its range, or there is no such recipe.
+    """
+    asked = ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--recipe", nargs="?", default="")
+    name = asked.parse_known_args(argv)[0].recipe
+    behind = Arguments(tyro.MISSING, recipe=name, job=find_recipe(name)) if name else None
+    return parse(Arguments, argv, PROG, Arguments.__doc__, behind)
 
 
 def _inputs(args: Arguments) -> tuple[str, str, list[Any]]:

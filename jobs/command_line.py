@@ -17,15 +17,31 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], argv: Sequence[str], prog: str, description: str | None = None) -> Options:
+def parse(
+    options: type[Options],
+    argv: Sequence[str],
+    prog: str,
+    description: str | None = None,
+    default: Options | None = None,
+) -> Options:
     """Return the options that the arguments name; an unknown one, or no number, is said by tyro, exit code 2.
+
+    Args:
+        options: the class of all options.
+        argv: arguments as they were typed.
+        prog: the command, for messages.
+        description: what the command does, for its help.
+        default: what options are that are not given; None = as the class has them.
 
     Raises:
         ConfigError: a setting is out of its range.
     """
+    stated: dict[str, Any] = {"args": argv, "prog": prog, "description": description}
+    if default is not None:
+        stated["default"] = default
     try:
         with redirect_stderr(io.StringIO()):
-            return tyro.cli(options, args=argv, prog=prog, description=description)
+            return tyro.cli(options, **stated)
     except ValidationError as error:
         raise ConfigError(_explain(error, "")) from error
     except SystemExit as ended:
@@ -34,7 +50,7 @@ def parse(options: type[Options], argv: Sequence[str], prog: str, description: s
         refused = ended.__context__
         if refused is not None and isinstance(error := refused.__context__, ValidationError):
             raise ConfigError(_explain(error, str(getattr(refused, "arg", "")))) from error
-    return tyro.cli(options, args=argv, prog=prog, description=description)  # says what was wrong
+    return tyro.cli(options, **stated)  # says what was wrong
 
 
 def require(option: str, value: float, *, at_least: float | None = None, above: float | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from actors.models.packaged import folder_of
 from pipeline.errors import ModelError
 
 FACTS_FILE, WEIGHTS_FILE = "heads.json", "heads.safetensors"
@@ -124,7 +125,7 @@ def read_heads(folder: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: no such file, or not what `save_heads` writes.
     """
-    path = Path(folder).expanduser() / FACTS_FILE
+    path = folder_of(folder) / FACTS_FILE
     try:
         facts = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -179,7 +180,7 @@ def load_heads(folder: str | Path, *, hidden_size: int) -> Heads:
             f" expected {hidden_size}, that of the model in use; train heads for this model"
         )
         raise ModelError(msg)
-    path = Path(folder).expanduser() / WEIGHTS_FILE
+    path = folder_of(folder) / WEIGHTS_FILE
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:

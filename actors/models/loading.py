@@ -17,6 +17,7 @@ import torch
 
 from actors.device import load_error, pick_dtype
 from actors.models import Device
+from actors.models.packaged import folder_of
 from actors.models.tuning import (
     check_compiler,
     compile_vision,
@@ -72,14 +73,14 @@ def fetch(model: str, revision: str, *, weights: bool) -> ModelFiles:
     """Return the local files of a model, brought from the hub if need be.
 
     Args:
-        model: folder or hub id.
+        model: folder, hub id, or `package:` and what comes with the package (see packaged.py).
         revision: commit, tag or branch of a hub model; empty = its main branch. A folder has none.
         weights: whether the weights are needed too.
 
     Raises:
         ModelError: nothing there, no safetensors weights, or the hub cannot be reached.
     """
-    folder = Path(model).expanduser()
+    folder = folder_of(model)
     if folder.is_dir():
         _check_weights(model, [path.name for path in folder.iterdir()])
         _check_headers(model, folder)

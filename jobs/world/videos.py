@@ -13,9 +13,10 @@ QUALITY = "16"
 
 
 def write_video(path: Path, seed: int) -> None:
-    """Write the scene of a seed as H.264 in MP4."""
+    """Write the scene of a seed as H.264 in MP4; the file has its name once it is whole."""
     scene = make_scene(seed)
-    with av.open(str(path), "w") as container:
+    part = path.with_name(f"{path.name}.part")
+    with av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": QUALITY, "preset": "veryfast"})
         stream.width = stream.height = FRAME_PX
         stream.pix_fmt = "yuv420p"
@@ -25,3 +26,4 @@ def write_video(path: Path, seed: int) -> None:
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    part.rename(path)
