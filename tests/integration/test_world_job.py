@@ -21,13 +21,14 @@ def own_queries(questions):
 
 
 def test_what_ships_answers_what_is_generated(reelsift, ask, tmp_path):
-    made = reelsift("world", tmp_path, "--split", "test", "--videos", "2")
+    world = tmp_path / "world"
+    made = reelsift("world", world, "--split", "test", "--videos", "2")
     assert made.code == 0, made.err
     assert made.json["videos"] == 2
-    questions = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    questions = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
     queries = [*own_queries(questions), *FINDS]
     out = tmp_path / "out"
-    command = ("answer", tmp_path / "videos", ask(*queries), out, "--recipe", "world")
+    command = ("answer", world / "videos", ask(*queries), out, "--recipe", "world")
     done = reelsift(*command)
     assert done.code == 0, done.err
     answers = read(out, "answers")
@@ -41,7 +42,7 @@ def test_what_ships_answers_what_is_generated(reelsift, ask, tmp_path):
     assert {row["answer"] for row in answers if row["query_id"] == "as-choose"} <= set(choices)
     assert "nothing to do" in reelsift(*command).err
 
-    general = reelsift("answer", tmp_path / "videos", tmp_path / "queries.jsonl", tmp_path / "general",
+    general = reelsift("answer", world / "videos", world / "queries.jsonl", tmp_path / "general",
                        "--recipe", "world", "--plan.budget-tokens", 64)  # fmt: skip
     assert general.code == 0, general.err
     rows = read(tmp_path / "general", "answers")
