@@ -3,7 +3,15 @@
 import sys
 from collections.abc import Callable
 
-from jobs import bench_decode, bench_gpu, bench_mutate, bench_questions, bench_retrieval, bench_scale
+from jobs import (
+    bench_decode,
+    bench_gpu,
+    bench_mutate,
+    bench_questions,
+    bench_retrieval,
+    bench_route,
+    bench_scale,
+)
 from pipeline.errors import ConfigError
 
 BENCHES: dict[str, Callable[[list[str]], int]] = {
@@ -12,6 +20,7 @@ BENCHES: dict[str, Callable[[list[str]], int]] = {
     "mutate": bench_mutate.main,
     "questions": bench_questions.main,
     "retrieval": bench_retrieval.main,
+    "route": bench_route.main,
     "scale": bench_scale.main,
 }
 
