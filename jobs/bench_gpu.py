@@ -1,9 +1,9 @@
 """How long until the first word, in how much memory, and at what share of the device's speed? Models of random weights.
 
 Time to the first token is that of one window and one question, from decoded frames in memory: pixels prepared on the
-CPU, vision tower, compression, prompt, prefill, logits. The share is the arithmetic that vision tower and prefill
-need (2 operations per weight and token, and attention), by that time, by the device's dense peak. On a CPU the same is
-measured on a tiny model, to see that the command works.
+CPU, vision tower, routers where the method has some, compression, prompt, prefill, logits. The share is the arithmetic
+that vision tower, routers and prefill need (bench_gpu_flops.py), by that time, by the device's dense peak. On a CPU the
+same is measured on a tiny model, to see that the command works.
 """
 
 import gc
@@ -12,13 +12,15 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs.bench_report import circumstances, table, write_report
+from jobs.bench_gpu_flops import decoder_flops, prefill_flops, vision_flops
+from jobs.bench_gpu_report import lines
+from jobs.bench_report import write_report
 from jobs.bench_shapes import Shape, find_shape
 from jobs.command_line import parse, require
 from pipeline.errors import ConfigError
@@ -30,13 +32,34 @@ if TYPE_CHECKING:
     from actors.models import Device, WindowView
     from actors.models.decoding import Question
     from actors.models.token_tree import TokenTree
-    from actors.models.video_llm import VideoLlm
+    from actors.models.video_llm import FrameFeatures, VideoLlm
+
+    Spend = Callable[[FrameFeatures], list[tuple[int, int]]]
+    """(Frame, visual tokens) of every frame shown."""
 
 PROG = "reelsift bench gpu"
-METHODS = {"none": 1, "uniform": 2, "dycoke": 1}
-"""Compressors, and by what the plan divides the tokens of a frame; dycoke prunes by its own ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How visual tokens are spent."""
+
+    compressor: str
+    scale: int = 1
+    """By what the plan divides the tokens of every frame; dycoke prunes by its own ratio."""
+    routed: tuple[int, int] | None = None
+    """VideoRouter's (s_g, s_0): routers look first, and frames differ."""
+
+
+METHODS = {
+    "none": Method("none"),
+    "uniform": Method("uniform", scale=2),
+    "dycoke": Method("dycoke"),
+    "videorouter-2-4": Method("uniform", routed=(2, 4)),
+    "videorouter-4-8": Method("uniform", routed=(4, 8)),
+}
 SETTINGS: "dict[Device, tuple[tuple[str, ...], tuple[int, ...]]]" = {
-    "cuda": (("internvl3-1b", "internvl3-8b"), (16, 64)),
+    "cuda": (("internvl3-1b", "internvl3-8b"), (16, 64, 256)),
     "cpu": (("tiny",), (4, 8)),
 }
 """Models and numbers of frames where none are named."""
@@ -56,9 +79,9 @@ class Arguments:
     models: tuple[str, ...] = ()
     """Names of bench_shapes.SHAPES; by default internvl3-1b and internvl3-8b on a GPU, tiny on a CPU."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Compressors of the visual tokens."""
+    """none = every frame whole, uniform = every frame pooled by 2, dycoke, and VideoRouter's two variants."""
     frames: tuple[int, ...] = ()
-    """Frames of the window; by default 16 and 64 on a GPU, 4 and 8 on a CPU."""
+    """Frames of the window; by default 16, 64 and 256 on a GPU, 4 and 8 on a CPU."""
     answers: int = 32
     """Answers decoded side by side."""
     max_new_tokens: int = 32
@@ -97,6 +120,7 @@ def main(argv: list[str]) -> int:
                 print(f"{rows[-1]}", file=sys.stderr)
         del llm
     about = f"{name}, {str(dtype).removeprefix('torch.')}, peak {peak / 1e12:.4g} TFLOP/s ({source})"
+    sizes = (args.repeats, args.answers, args.max_new_tokens)
     changed = [
         option
         for option in ("models", "methods", "frames")
@@ -104,9 +128,20 @@ def main(argv: list[str]) -> int:
     ]
     lack = [f"--{option} not as usual" for option in changed] + ["no GPU"] * (device == "cpu")
     file = "gpu" if device == "cpu" else f"gpu_{'-'.join(re.findall('[a-z0-9]+', name.lower()))}"
-    write_report(file, report(args, about, rows), args.report, lack)
+    write_report(file, lines(command(args), about, sizes, rows), args.report, lack)
     print(json.dumps({"bench": "gpu", "device": name, "peak_tflops": round(peak / 1e12, 3), "rows": rows}))
     return 0
+
+
+def command(args: Arguments) -> str:
+    """Return the command that repeats a run."""
+    given = [
+        word
+        for option in ("models", "methods", "frames")
+        if (values := getattr(args, option)) != getattr(Arguments, option)
+        for word in (f"--{option}", *map(str, values))
+    ]
+    return " ".join([PROG, *given])
 
 
 def _check(args: Arguments, models: Sequence[str], frames: Sequence[int]) -> None:
@@ -212,33 +247,6 @@ def peak_bytes(device: "Device") -> int:
     return int(kib) * 1024
 
 
-# --- arithmetic ----------------------------------------------------------------------------------------------
-
-
-def vision_flops(shape: Shape, num_frames: int) -> int:
-    """Return the operations of the vision tower and of what brings its output into the language model."""
-    vision, text = shape.vision, shape.text
-    patches = (vision.frame_px // vision.patch_px) ** 2
-    tokens = patches + (shape.family == "internvl")  # its tower has a token for the whole picture
-    cut = 2 * patches * 3 * vision.patch_px**2 * vision.width
-    weights = vision.layers * (4 * vision.width**2 + 2 * vision.width * vision.mlp)
-    attention = 4 * tokens**2 * vision.width * vision.layers
-    bridge = vision.merge**2 * vision.width * text.width + (shape.family == "internvl") * text.width**2
-    return num_frames * (cut + 2 * tokens * weights + attention + 2 * shape.tokens_per_frame * bridge)
-
-
-def prefill_flops(shape: Shape, num_tokens: int) -> int:
-    """Return the operations of the language model over a prompt, and of the logits behind it.
-
-    A token attends to those before it: half of the square.
-    """
-    text = shape.text
-    of_keys = text.width // text.heads * text.kv_heads
-    weights = text.layers * (2 * text.width**2 + 2 * text.width * of_keys + 3 * text.width * text.mlp)
-    attention = 2 * num_tokens**2 * text.width * text.layers
-    return 2 * num_tokens * weights + attention + 2 * text.width * text.vocabulary
-
-
 # --- measuring -----------------------------------------------------------------------------------------------
 
 
@@ -247,37 +255,53 @@ def measure(
 ) -> tuple[dict[str, Any], int]:
     """Return what one method costs for one window, and the operations up to its first token."""
     from actors.models.prompting import process_frames
+    from jobs.bench_gpu_router import Routers
     from jobs.bench_windows import draw_queries, make_windows
     from pipeline.compress import TOKEN_COMPRESSORS
 
     device: Device = llm.model.device.type
-    llm.compress = TOKEN_COMPRESSORS[method]
+    way = METHODS[method]
+    llm.compress = TOKEN_COMPRESSORS[way.compressor]
     [window] = make_windows(None, 1, num_frames, llm.parts.frame_size)
     queries = draw_queries(args.answers, ("ask",))
-    tokens = llm.parts.tokens_per_frame // METHODS[method]
-    first_token(llm, window, queries[0], tokens)
+    routers = Routers(llm) if way.routed else None
+
+    def spend(features: "FrameFeatures") -> list[tuple[int, int]]:
+        if routers and way.routed:
+            return routers.plan(features, window, queries[0], way.routed)
+        return [(frame, llm.parts.tokens_per_frame // way.scale) for frame in range(num_frames)]
+
+    first_token(llm, window, queries[0], spend)
     forget_peak(device)
     times_s: list[float] = []
     pixels_s: list[float] = []
+    router_s: list[float] = []
     shown = prompt_tokens = 0
     for _ in range(args.repeats):
         started = time.perf_counter()
         process_frames(llm.parts.family, llm.parts.images, _pictures(window))
         prepared = time.perf_counter()
-        shown, prompt_tokens = first_token(llm, window, queries[0], tokens)
+        shown, prompt_tokens = first_token(llm, window, queries[0], spend)
         pixels_s.append(prepared - started)
         times_s.append(time.perf_counter() - prepared)
+        router_s.append(routers.seconds if routers else 0.0)
     peak = peak_bytes(device)
     cost = {
         "frames": num_frames,
         "tokens": shown,
         "prompt_tokens": prompt_tokens,
         "ttft_s": round(median(times_s), 4),
+        "router_s": round(median(router_s), 4),
         "pixels_s": round(median(pixels_s), 4),
         "peak_gb": round(peak / 1e9, 3),
-        "decode_tokens_per_s": round(decode_speed(llm, window, queries, tokens), 1),
+        "decode_tokens_per_s": round(decode_speed(llm, window, queries, spend), 1),
     }
-    return cost, vision_flops(shape, num_frames) + prefill_flops(shape, prompt_tokens)
+    flops = vision_flops(shape, num_frames) + prefill_flops(shape, prompt_tokens)
+    if routers:
+        early = routers.shadow.num_layers
+        flops += decoder_flops(shape.text, early, routers.question_tokens)
+        flops += num_frames * decoder_flops(shape.text, early, routers.frame_tokens)
+    return cost, flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,14 +315,14 @@ class Shown:
     """Of the prefilled half of the prompt, visual ones included."""
 
 
-def show(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], tokens: int) -> Shown:
-    """Show every frame of a window with so many tokens, with room for the questions and their answers."""
+def show(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], spend: "Spend") -> Shown:
+    """Show the frames of a window as `spend` says, with room for the questions and their answers."""
     from actors.models.groups import times_s
     from actors.models.prompting import write_prompt
 
-    num_frames = len(window.evidence_index)
     features = llm.encode(_pictures(window))
-    clip = llm.reduce(features, range(num_frames), [(frame, tokens) for frame in range(num_frames)])
+    plan = spend(features)
+    clip = llm.reduce(features, [frame for frame, _ in plan], plan)
     prompts = [write_prompt(llm.parts, times_s(window, clip.rows), query) for query in queries]
     questions = [llm.question(prompt, query) for prompt, query in zip(prompts, queries, strict=True)]
     head = llm.assemble(prompts[0].head, clip)
@@ -308,18 +332,18 @@ def show(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], tokens
     return Shown(tree, questions, sum(clip.tokens_T), len(head.embeds_LD))
 
 
-def first_token(llm: "VideoLlm", window: "WindowView", query: Query, tokens: int) -> tuple[int, int]:
+def first_token(llm: "VideoLlm", window: "WindowView", query: Query, spend: "Spend") -> tuple[int, int]:
     """Read the first word of an answer; return how many visual tokens were shown, and tokens of the whole prompt."""
-    shown = show(llm, window, [query], tokens)
+    shown = show(llm, window, [query], spend)
     llm.language.put(shown.tree, shown.questions)  # waits for the device: it returns numbers
     return shown.visual_tokens, shown.num_tokens + shown.questions[0].num_tokens
 
 
-def decode_speed(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], tokens: int) -> float:
+def decode_speed(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query], spend: "Spend") -> float:
     """Return the tokens per second that answers decoded side by side are given, none of them ending early."""
     from actors.models.decoding import Speech
 
-    shown = show(llm, window, queries, tokens)
+    shown = show(llm, window, queries, spend)
     heard = llm.language.put(shown.tree, shown.questions)
     speech = Speech[int](llm.language, llm.config.max_new_tokens)
     speech.add(range(len(heard)), shown.tree, heard)
@@ -337,45 +361,3 @@ def decode_speed(llm: "VideoLlm", window: "WindowView", queries: Sequence[Query]
 def _pictures(window: "WindowView") -> Any:
     """Return the window's frames, uint8 [N, H, W, 3]."""
     return cast("Any", window.evidence).data_NHWC
-
-
-# --- report --------------------------------------------------------------------------------------------------
-
-
-def report(args: Arguments, about: str, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of the Markdown report."""
-    from importlib.metadata import version
-
-    given = [
-        word
-        for option in ("models", "methods", "frames")
-        if (values := getattr(args, option)) != getattr(Arguments, option)
-        for word in (f"--{option}", *map(str, values))
-    ]
-    names = (
-        "frames",
-        "tokens",
-        "prompt_tokens",
-        "ttft_s",
-        "pixels_s",
-        "peak_gb",
-        "achieved_share",
-        "decode_tokens_per_s",
-    )
-    return [
-        "# First token: time, memory and speed of video language models",
-        "",
-        *circumstances(" ".join([PROG, *given])),
-        f"- transformers {version('transformers')}; {about}",
-        "",
-        "Models of published shapes with random weights. One window of drawn frames in memory and one question, warm,"
-        f" median of {args.repeats}: pixels prepared on the CPU (pixels_s of the time, by itself), vision tower,"
-        " compression, prompt, prefill, logits. achieved_share: arithmetic of vision tower and prefill, by that time,"
-        f" by the device's peak. decode_tokens_per_s: {args.answers} answers side by side, {args.max_new_tokens} tokens"
-        " each.",
-        "",
-        *table(
-            ["model", "method", *names],
-            [[row["model"], row["method"], *(f"{row[name]:,}" for name in names)] for row in rows],
-        ),
-    ]

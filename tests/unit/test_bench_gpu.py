@@ -10,16 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from actors.models.prompting import process_frames, read_parts
 from jobs import bench
-from jobs.bench_gpu import (
-    METHODS,
-    forget_peak,
-    known_peak,
-    main,
-    peak_bytes,
-    peak_flops,
-    prefill_flops,
-    vision_flops,
-)
+from jobs.bench_gpu import METHODS, forget_peak, known_peak, main, peak_bytes, peak_flops
+from jobs.bench_gpu_flops import decoder_flops, prefill_flops, vision_flops
+from jobs.bench_gpu_router import fixed_plan
 from jobs.bench_models import build_shape
 from jobs.bench_shapes import SHAPES
 from pipeline.config import AnswerConfig
@@ -55,6 +48,20 @@ def test_operations_of_the_prefill_are_those_that_torch_counts_but_half_of_the_a
     masked = 2 * 40**2 * shape.text.width * shape.text.layers
     logits = 2 * shape.text.width * shape.text.vocabulary
     assert prefill_flops(shape, 40) == pytest.approx(text - masked + logits, rel=0.01)
+
+
+def test_layers_of_the_decoder_add_up():
+    text = SHAPES["tiny"].text
+    each = [decoder_flops(text, layers, 40) for layers in (1, 2, text.layers)]
+    assert each[1] == 2 * each[0]
+    assert each[2] + 2 * text.width * text.vocabulary == prefill_flops(SHAPES["tiny"], 40)
+
+
+@pytest.mark.parametrize(("scales", "tokens"), [((2, 4), 16 * 256 + 48 * 64), ((4, 8), 16 * 256 + 48 * 32)])
+def test_a_fourth_of_the_frames_is_shown_whole(scales, tokens):
+    plan = fixed_plan(64, 256, scales)
+    assert [frame for frame, size in plan if size == 256] == list(range(0, 64, 4))
+    assert sum(size for _, size in plan) == tokens
 
 
 def test_a_device_is_known_by_all_words_of_its_name():
@@ -108,6 +115,8 @@ def test_every_method_and_number_of_frames_is_a_row(capsys, tmp_path, monkeypatc
     assert rows["none", 4]["tokens"] == 4 * per_frame
     assert rows["uniform", 4]["tokens"] == 2 * per_frame
     assert 0 < rows["dycoke", 4]["tokens"] < 4 * per_frame
+    assert rows["videorouter-2-4", 4]["tokens"] == per_frame + 3 * (per_frame // 4)
+    assert all((row["router_s"] > 0) == method.startswith("videorouter") for (method, _), row in rows.items())
     dropped = rows["none", 4]["prompt_tokens"] - rows["uniform", 4]["prompt_tokens"]
     assert dropped == 2 * per_frame
     assert all(row[name] > 0 for row in rows.values() for name in ("ttft_s", "peak_gb", "achieved_share"))
@@ -128,7 +137,10 @@ def test_a_run_without_a_gpu_is_not_written_down(capsys, tmp_path, monkeypatch):
     [
         (["--models", "qwen2.5-vl-3b"], "attention in windows is not counted"),
         (["--models", "huge"], "shape 'huge' is not known"),
-        (["--methods", "zip"], r"no method \['zip'\]; known: none, uniform, dycoke"),
+        (
+            ["--methods", "zip"],
+            r"no method \['zip'\]; known: none, uniform, dycoke, videorouter-2-4, videorouter-4-8",
+        ),
         (["--max-new-tokens", "2"], "--max-new-tokens 2: expected at least 3"),
         (["--frames", "1"], "--frames 1: expected at least 2"),
     ],
