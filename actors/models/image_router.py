@@ -6,21 +6,18 @@
 Shape letters: N frames.
 """
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from actors.models import Answerer, AnswererFacts, Floats
-from actors.models.families import FAMILIES
-from actors.models.heads import FACTS_FILE, WEIGHTS_FILE, ImageHead, load_heads, read_heads
-from actors.models.loading import fetch, read_config
+from actors.models.heads import ImageHead, load_heads
+from actors.models.inside import check_heads, check_layers, check_model
 from actors.models.shadow import Shadow
 from pipeline.config import JobConfig
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
     from actors.models.video_llm import FrameFeatures
@@ -109,7 +106,8 @@ def describe_early_layers(config: JobConfig, facts: AnswererFacts) -> str:
     Raises:
         ConfigError: no model is named, one of no known family, or one of fewer layers.
     """
-    _check_model("early-layers", config, facts)
+    who = "scorer 'early-layers'"
+    check_layers(who, config, check_model(who, config, facts))
     return f"early-layers {config.plan.early_layers}x{config.plan.early_tokens}"
 
 
@@ -129,31 +127,9 @@ def describe_trained(config: JobConfig, facts: AnswererFacts) -> str:
         ConfigError: no model or no heads are named, or they do not fit each other.
         ModelError: see `read_heads`.
     """
-    folder = config.plan.heads
-    if not folder:
-        msg = "scorer 'trained' needs trained heads; name their folder with --plan.heads"
-        raise ConfigError(msg)
-    language = _check_model("trained", config, facts)
-    heads = read_heads(folder)
-    if "image" not in heads["heads"]:
-        msg = f"scorer 'trained': {folder} holds the heads {heads['heads']}, expected 'image' among them"
-        raise ConfigError(msg)
-    for name, expected, advice in (
-        ("hidden_size", language.hidden_size, f"train heads on {config.answer.model}"),
-        ("early_layers", config.plan.early_layers, f"set --plan.early-layers {heads['early_layers']}"),
-        ("early_tokens", config.plan.early_tokens, f"set --plan.early-tokens {heads['early_tokens']}"),
-    ):
-        if heads[name] != expected:
-            msg = (
-                f"scorer 'trained': the heads in {folder} have {name} {heads[name]} (trained on {heads['model']!r}),"
-                f" this job has {expected}; {advice}"
-            )
-            raise ConfigError(msg)
-    digest = hashlib.sha256()
-    for name in (FACTS_FILE, WEIGHTS_FILE):
-        path = Path(folder).expanduser() / name
-        digest.update(path.read_bytes() if path.exists() else b"")
-    return f"trained {config.plan.early_layers}x{config.plan.early_tokens}@{digest.hexdigest()[:12]}"
+    language = check_model("scorer 'trained'", config, facts)
+    revision = check_heads("scorer 'trained'", "image", config, language)
+    return f"trained {config.plan.early_layers}x{config.plan.early_tokens}@{revision}"
 
 
 def make_trained(config: JobConfig, answerer: Answerer) -> Trained:
@@ -178,29 +154,3 @@ def _shadow(config: JobConfig, answerer: Answerer) -> Shadow:
     # `attach` lets no other through
     assert isinstance(answerer, VideoLlm)
     return Shadow(answerer, config.plan.early_layers, config.plan.early_tokens)
-
-
-def _check_model(name: str, config: JobConfig, facts: AnswererFacts) -> Any:
-    """Return the configuration of the text decoder that frames are to be read with.
-
-    Raises:
-        ConfigError: no model is named, one of no known family, or one of fewer layers.
-    """
-    model = config.answer.model
-    if not model:
-        msg = f"scorer {name!r} reads frames with the answering model, and none is named; set --answer.model"
-        raise ConfigError(msg)
-    if not facts.cuts_frames:
-        msg = (
-            f"scorer {name!r} needs a video language model of a known family ({', '.join(sorted(FAMILIES))}), and"
-            f" {model} is of none; take another --answer.model"
-        )
-        raise ConfigError(msg)
-    language = read_config(fetch(model, config.answer.revision, weights=False)).get_text_config()
-    if config.plan.early_layers > language.num_hidden_layers:
-        msg = (
-            f"scorer {name!r} goes through the first {config.plan.early_layers} layers of {model}, which has"
-            f" {language.num_hidden_layers}; lower --plan.early-layers"
-        )
-        raise ConfigError(msg)
-    return language

@@ -7,31 +7,20 @@ on what else is asked.
 Shape letters: P texts, D hidden size.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import torch
 
 from actors.models import AnswererFacts, Device, RouterEntry, RouterFacts, video_llm
-from actors.models.families import FAMILIES
-from actors.models.heads import (
-    FACTS_FILE,
-    FRAGMENT,
-    GLOBAL,
-    WEIGHTS_FILE,
-    SemanticHead,
-    load_heads,
-    read_heads,
-)
-from actors.models.loading import fetch, read_config
+from actors.models.heads import FRAGMENT, GLOBAL, SemanticHead, load_heads
+from actors.models.inside import check_heads, check_model
 from actors.models.prompting import write_prompt
 from actors.models.shadow import Shadow
 from actors.models.video_llm import VideoLlm
 from pipeline.config import JobConfig
-from pipeline.errors import AnswerError, ConfigError, ModelError
+from pipeline.errors import AnswerError, ModelError
 from pipeline.queries import Query
 from pipeline.route import Asked, Route, RouteFn, RouteManyFn
 
@@ -72,7 +61,7 @@ def describe_llm(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
     Raises:
         ConfigError: no model is named, or one of no known family.
     """
-    _check_model("llm", config, facts)
+    check_model("router 'llm'", config, facts)
     return RouterFacts("llm", needs_model=True)
 
 
@@ -143,35 +132,9 @@ def describe_trained(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
         ConfigError: no model or no heads are named, or they do not fit each other.
         ModelError: see `read_heads`.
     """
-    _check_model("trained", config, facts)
-    folder = config.plan.heads
-    if not folder:
-        msg = "router 'trained' needs trained heads; name their folder with --plan.heads"
-        raise ConfigError(msg)
-    heads = read_heads(folder)
-    if "semantic" not in heads["heads"]:
-        msg = f"router 'trained': {folder} holds the heads {heads['heads']}, expected 'semantic' among them"
-        raise ConfigError(msg)
-    files = fetch(config.answer.model, config.answer.revision, weights=False)
-    language = read_config(files).get_text_config()
-    for name, found, expected, advice in (
-        ("hidden size", heads["hidden_size"], language.hidden_size, f"train heads on {config.answer.model}"),
-        ("early layers", heads["early_layers"], config.plan.early_layers,
-         f"set --plan.early-layers {heads['early_layers']}"),
-    ):  # fmt: skip
-        if found != expected:
-            msg = (
-                f"router 'trained': the heads in {folder} have {name} {found} (trained on {heads['model']!r}), this"
-                f" job has {expected}; {advice}"
-            )
-            raise ConfigError(msg)
-    if config.plan.early_layers > language.num_hidden_layers:
-        msg = (
-            f"router 'trained' goes through the first {config.plan.early_layers} layers of {config.answer.model},"
-            f" which has {language.num_hidden_layers}; lower --plan.early-layers and train heads for it"
-        )
-        raise ConfigError(msg)
-    return RouterFacts(f"trained@{_revision(folder)}", needs_model=True)
+    language = check_model("router 'trained'", config, facts)
+    revision = check_heads("router 'trained'", "semantic", config, language)
+    return RouterFacts(f"trained@{revision}", needs_model=True)
 
 
 def make_trained(config: JobConfig, device: Device) -> RouteManyFn:
@@ -215,25 +178,6 @@ class TrainedRouter:
 # --- what both share -------------------------------------------------------------------------------------
 
 
-def _check_model(name: str, config: JobConfig, facts: AnswererFacts) -> None:
-    """Refuse a job without a language model that this code can look into.
-
-    Raises:
-        ConfigError: none is named, or one of no known family.
-    """
-    if not config.answer.model:
-        msg = (
-            f"router {name!r} reads questions with the answering model, and none is named; set --answer.model"
-        )
-        raise ConfigError(msg)
-    if not facts.cuts_frames:
-        msg = (
-            f"router {name!r} needs a video language model of a known family ({', '.join(sorted(FAMILIES))}), and"
-            f" {config.answer.model} is of none; take another --answer.model"
-        )
-        raise ConfigError(msg)
-
-
 def _load(config: JobConfig, device: Device) -> VideoLlm:
     """Return the answerer; its vision tower, which no router of questions runs, is not compiled."""
     return cast("VideoLlm", video_llm.make(replace(config.answer, compile=False), config.compress, device))
@@ -255,19 +199,3 @@ def _decide(name: str, shares: torch.Tensor) -> Route:
 def _unread(name: str, error: AnswerError) -> Route:
     """Return the route of a question that the model cannot be asked: the whole window, and why."""
     return Route("global", 0.0, f"{name}: not asked, {error}")
-
-
-def _revision(folder: str) -> str:
-    """Return 12 hex digits over trained heads, so that two trainings in one folder are told apart.
-
-    Raises:
-        ModelError: a file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for name in (FACTS_FILE, WEIGHTS_FILE):
-        try:
-            digest.update((Path(folder).expanduser() / name).read_bytes())
-        except OSError as error:
-            msg = f"trained heads {folder!r}: {name} cannot be read ({error}); train them again"
-            raise ModelError(msg) from error
-    return digest.hexdigest()[:12]

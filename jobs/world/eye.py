@@ -15,7 +15,7 @@ from jobs.world.clips import Clips, pixels
 from jobs.world.model import HIDDEN
 from jobs.world.scenes import SECONDS, SIDE
 
-FRAMES_PER_STEP = 512
+FRAMES_PER_STEP = 256
 
 
 class Cells(nn.Module):
@@ -34,7 +34,7 @@ class Cells(nn.Module):
 
 def schedule(optimizer: torch.optim.Optimizer, peak: float, share: float, step: int) -> None:
     """Warm up, then fall by a cosine to 2 %."""
-    rate = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    rate = peak * min(1.0, (step + 1) / 33) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
     for group in optimizer.param_groups:
         group["lr"] = rate
 

@@ -97,6 +97,19 @@ def key_seconds(rng: Rng, asked: Sequence[Asked], scene: Scene) -> set[int]:
     return found
 
 
+def tiny_plan(rng: Rng, asked: Sequence[Asked]) -> tuple[list[int], list[int]]:
+    """Return tokens per frame, and which questions can be asked: one visitor's frame and up to two others.
+
+    Where a model learns first that words and pictures have to do with each other.
+    """
+    local = [place for place, one in enumerate(asked) if one.category in ("color", "digit", "side", "group")]
+    about = asked[int(rng.choice(local))]
+    shown = {int(rng.integers(*about.evidence_s[0])), *rng.integers(0, SECONDS, rng.integers(0, 3)).tolist()}
+    size = int(rng.choice([16, 16, 16, 8]))
+    same = [place for place in local if asked[place].shape == about.shape]
+    return [size if second in shown else 0 for second in range(SECONDS)], same
+
+
 def make_plan(rng: Rng, scene: Scene, asked: Sequence[Asked], easy: float) -> tuple[list[int], list[int]]:
     """Return tokens per frame, and which questions can be asked of a clip shown so.
 

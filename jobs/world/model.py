@@ -20,6 +20,7 @@ def make_config() -> Any:
     text = {
         "model_type": "qwen2", "vocab_size": len(words), "hidden_size": HIDDEN, "intermediate_size": 3 * HIDDEN,
         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         "pad_token_id": words.index(PAD), "eos_token_id": words.index(END), "tie_word_embeddings": True,
     }  # fmt: skip
     vision = {

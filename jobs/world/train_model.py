@@ -3,9 +3,10 @@
     python -m jobs.world.train_model OUT --clips 12000 --minutes 60
 
 The eye learns what each cell holds, which the generator knows. Then it is frozen, clips are encoded once, and the
-language model learns to answer from them, shown with every kind of plan (the paper's third stage: a model that has
-not seen mixed resolutions loses by them). Its first layers learn beside it to tell relevant frames and the two kinds
-of questions, the paper's two routing losses.
+language model learns to answer from them: first from a frame or three, then from a frame of everything that happens,
+at last shown with every kind of plan (the paper's third stage: a model that has not seen mixed resolutions loses by
+them). Its first layers learn beside it to tell relevant frames and the two kinds of questions, the paper's two
+routing losses.
 """
 
 import argparse
@@ -22,28 +23,63 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from jobs.world import lessons as ls
+from jobs.world.begin import begin, project_again
 from jobs.world.clips import render
 from jobs.world.early import Routing, routing_step
 from jobs.world.eye import encode, schedule, train_eye
 from jobs.world.judge import evaluate, read
-from jobs.world.model import make_model, save
+from jobs.world.model import HIDDEN, make_model, save
 from jobs.world.splits import seeds
 from jobs.world.words import make_tokenizer
 
 CLIPS_PER_STEP = 16
-ROUTING_WEIGHT = 0.2
+"""Of the last part; the first part's clips are short, and it takes three times as many."""
+ALIGNED_CLIPS = 400
+"""Clips that the projector is brought to the words with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How hard the lessons are at one moment of the course, and what counts."""
+
+    tiny: float
+    """Share of clips shown with a few frames only."""
+    easy: float
+    """Of the others, the share shown with a frame of everything that happens."""
+    listed: float
+    """Share of clips asked with the answers to choose from."""
+    clips: int
+    routing_weight: float
+
+
+def part_at(share: float) -> Part:
+    """Return the part of the course behind a share of its time."""
+    tiny = 1.0 if share < 0.08 else max(0.03, 1.0 - (share - 0.08) / 0.15)
+    return Part(
+        tiny=tiny,
+        easy=1.0 if share < 0.25 else max(0.05, 1.0 - (share - 0.25) / 0.25),
+        listed=0.0 if share < 0.35 else 0.2,
+        clips=CLIPS_PER_STEP * 3
+        if tiny > 0.95
+        else CLIPS_PER_STEP * 3 // 2
+        if share < 0.3
+        else CLIPS_PER_STEP,
+        routing_weight=1.0 if share < 0.25 else 0.3,
+    )
 
 
 def language_step(
-    model: Any, rng: ls.Rng, tokens: torch.Tensor, taught: ls.Lessons, easy: float, listed: float
+    model: Any, rng: ls.Rng, tokens: torch.Tensor, taught: ls.Lessons, part: Part
 ) -> tuple[torch.Tensor, float]:
     """Return the loss of some clips with their questions, and the share of right answers."""
     shown: list[ls.Shown] = []
-    picked = rng.integers(0, len(taught), CLIPS_PER_STEP)
+    picked = rng.integers(0, len(taught), part.clips)
     for clip in picked.tolist():
         scene, known = taught[clip]
-        plan, places = ls.make_plan(rng, scene, [one.asked for one in known], easy)
-        lists = rng.random() < listed
+        asked = [one.asked for one in known]
+        tiny = rng.random() < part.tiny
+        plan, places = ls.tiny_plan(rng, asked) if tiny else ls.make_plan(rng, scene, asked, part.easy)
+        lists = rng.random() < part.listed
         chosen = [known[place] for place in rng.permutation(places)[: 10 if lists else 24]]
         shown.append(ls.show(plan, chosen, lists))
     states = read(model, shown, tokens[torch.from_numpy(picked)])
@@ -82,20 +118,19 @@ def train_language(model: Any, course: Course, out: str) -> list[dict[str, Any]]
     model.train()
     while share < 1:
         share = max((time.monotonic() - started) / (60 * course.minutes), step / course.max_steps)
-        schedule(optimizer, 1.5e-3, share, step)
-        easy = 1.0 if share < 0.25 else max(0.05, 1.0 - (share - 0.25) / 0.25)
-        listed = 0.0 if share < 0.3 else 0.2
-        loss, right = language_step(model, rng, course.tokens, course.taught, easy, listed)
+        schedule(optimizer, 2e-3, share, step)
+        part = part_at(share)
+        loss, right = language_step(model, rng, course.tokens, course.taught, part)
         routing, relevant, kind = routing_step(model, heads, rng, course.tokens, course.taught)
         optimizer.zero_grad()
-        (loss + ROUTING_WEIGHT * routing).backward()
+        (loss + part.routing_weight * routing).backward()
         nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         measured.append((loss.item(), right, relevant, kind))
         step += 1
         if step % 100 == 0:
             means = np.mean(measured[-100:], axis=0).round(3).tolist()
-            print(f"language {step} {share:.2f} easy {easy:.2f} loss/right/relevant/kind {means}", flush=True)
+            print(f"language {step} {share:.2f} {part} loss/right/relevant/kind {means}", flush=True)
         if share >= told:
             told += 0.15
             model.eval()
@@ -132,6 +167,10 @@ def main(argv: list[str] | None = None) -> None:
     train_eye(model, clips, labels, given.eye_minutes, given.steps, given.seed)
     save(model, given.out)
     tokens, dev_tokens = encode(model, clips, given.seed), encode(model, dev_clips, given.seed + 1)
+    whole = tokens[:ALIGNED_CLIPS].view(-1, sum(ls.SIZES), HIDDEN)[:, : ls.TOKENS]
+    mapping = begin(model, whole.reshape(-1, HIDDEN), labels[:ALIGNED_CLIPS].reshape(-1, ls.TOKENS, 3))
+    project_again(tokens, mapping)
+    project_again(dev_tokens, mapping)
     course = Course(tokens, taught, dev_tokens, judged, given.minutes, given.steps, given.seed)
     history = train_language(model, course, given.out)
     model.eval()
