@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
+from jobs.training.measures import average_precision
 from jobs.world.clips import Clips, pixels, render
 from jobs.world.eye import schedule
 from jobs.world.model import PIXELS
@@ -163,14 +164,6 @@ def pair_step(
     return loss, cross_entropy(cells(seen.last_hidden_state).flatten(0, 1), held_FK.flatten())
 
 
-def average_precision(scores: npt.NDArray[np.float32], relevant: npt.NDArray[np.bool_]) -> float:
-    """Return the mean precision at the ranks of the relevant ones; ties are ranked to the disadvantage."""
-    order = np.lexsort((relevant, -scores))
-    hits = relevant[order].cumsum()[relevant[order]]
-    ranks = np.flatnonzero(relevant[order]) + 1
-    return float((hits / ranks).mean())
-
-
 @torch.inference_mode()
 def evaluate(model: Any, clips: Clips, split: Split, *, held_out: bool) -> dict[str, float]:
     """Return the mean average precision of a video's frames by category, and over `all` questions with evidence."""
@@ -185,6 +178,7 @@ def evaluate(model: Any, clips: Clips, split: Split, *, held_out: bool) -> dict[
             for start_s, end_s in one.evidence_s:
                 relevant[start_s:end_s] = True
             precision = average_precision(scores, relevant)
+            assert precision is not None
             found[one.category].append(precision)
             found["all"].append(precision)
     return {category: round(float(np.mean(values)), 3) for category, values in sorted(found.items())}

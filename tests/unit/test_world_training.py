@@ -59,17 +59,3 @@ def test_what_a_text_names():
     assert names("does the star leave a bag ?") == {"star", "bag"}
     assert names("a heart") == {"heart"}
     assert names("do any things ever collide ?") == {"burst"}
-
-
-@pytest.mark.parametrize(
-    ("scores", "relevant", "wanted"),
-    [
-        ([0.9, 0.1, 0.5], [True, False, True], 1.0),
-        ([0.9, 0.1, 0.5], [False, True, False], 1 / 3),
-        ([0.5, 0.5], [True, False], 0.5),
-        ([0.9, 0.8, 0.7], [True, False, True], (1 + 2 / 3) / 2),
-    ],
-)
-def test_average_precision(scores, relevant, wanted):
-    found = train_pair.average_precision(np.asarray(scores, np.float32), np.asarray(relevant))
-    assert found == pytest.approx(wanted)
