@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from jobs.bench_report import write_report
 from jobs.bench_route_plans import PAPER_SCALES, TRAINED, UNTRAINED, by_paper, by_rule
 from jobs.command_line import parse, require
+from jobs.recipes import find_recipe
 from pipeline.config import AnswerConfig, CompressConfig, JobConfig, PlanConfig, ScoreConfig
 from pipeline.errors import ConfigError
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     Pair = tuple[RouteManyFn, ImageRouter]
 
 PROG = "reelsift bench route"
-WORLD_DATA = Path(__file__).parents[1] / "actors" / "models" / "world_data"
 EARLY_LAYERS = 2
 """Of the four of the world's model."""
 MAX_NEW_TOKENS = 4
@@ -41,17 +41,17 @@ MAX_NEW_TOKENS = 4
 class Arguments:
     """Measure accuracy, tokens and prefill time of plans at equal budgets."""
 
-    model: Path = WORLD_DATA / "model"
-    """Folder of the model that was trained on the generated world."""
-    heads: Path = WORLD_DATA / "heads"
-    """Folder of heads trained on it; without one the trained routers are left out."""
+    model: str = "package:world/model"
+    """Model that was trained on the generated world: one that comes with the package, or a folder."""
+    heads: str = "package:world/heads"
+    """Heads trained on it, likewise; without them the trained routers are left out."""
     videos: int = 60
     """Videos of the test split; each has some 19 questions."""
     budgets: tuple[float, ...] = (100.0, 50.0, 32.1, 16.0, 8.0)
-    """Caps in percent of the dense tokens."""
+    """Caps in percent of the dense tokens; 100 is always among them, as there all methods must be one."""
     router: Literal["rules", "llm"] = "rules"
     """Router of the untrained VideoRouter."""
-    score: ScoreConfig = field(default_factory=ScoreConfig)
+    score: ScoreConfig = field(default_factory=lambda: find_recipe("world").score)
     """Which scorer proposes frames, and how many of them are looked at."""
     timed: int = 3
     """Videos whose questions are asked alone too, for the time of the prefill."""
@@ -88,32 +88,44 @@ def command(args: Arguments) -> str:
     """Return the command that repeats a run."""
     words = [PROG]
     words += [
-        f"--{name} DIR" for name in ("model", "heads") if getattr(args, name) != getattr(Arguments, name)
+        f"--{name} {_named(value)}"
+        for name in ("model", "heads")
+        if (value := getattr(args, name)) != getattr(Arguments, name)
     ]
     for name in ("videos", "budgets", "router", "timed"):
         if (value := getattr(args, name)) != getattr(Arguments, name):
             given = " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else value
             words.append(f"--{name} {given}")
-    words += ["--score.model DIR"] if args.score.model else []
+    usual = Arguments().score
+    if args.score.model != usual.model:
+        words.append(f"--score.model {_named(args.score.model)}")
     words += [
         f"--score.{name.replace('_', '-')} {value}"
         for name in ("proposer", "revision", "candidates", "smooth_s")
-        if (value := getattr(args.score, name)) != getattr(ScoreConfig(), name)
+        if (value := getattr(args.score, name)) != getattr(usual, name)
     ]
     return " ".join(words)
+
+
+def _named(model: str) -> str:
+    """Return a model as a report may name it: a folder is nobody else's."""
+    from actors.models.packaged import PREFIX
+
+    if not model:
+        return "''"
+    return model if model.startswith(PREFIX) else "DIR"
 
 
 def measure(args: Arguments) -> "Found":
     """Write the videos, ask everything, and return what was found."""
     from actors.device import pick_device
     from actors.models import video_llm
+    from actors.models.tables import describe_proposer
     from jobs.bench_route_figures import Found
     from jobs.bench_route_videos import watch, write_split
     from jobs.world.model import PIXELS
 
-    answer = AnswerConfig(
-        model=str(args.model), frame_px=PIXELS, dtype="float32", max_new_tokens=MAX_NEW_TOKENS
-    )
+    answer = AnswerConfig(model=args.model, frame_px=PIXELS, dtype="float32", max_new_tokens=MAX_NEW_TOKENS)
     config = JobConfig(answer=answer, score=args.score, plan=PlanConfig(early_layers=EARLY_LAYERS))
     llm = cast("VideoLlm", video_llm.make(answer, CompressConfig(), pick_device(1)))
     pairs, note = both_routers(args, config, llm)
@@ -123,7 +135,7 @@ def measure(args: Arguments) -> "Found":
         write_split(Path(folder), args.videos)
         _say("reading them, and scoring their frames")
         videos, queries = watch(Path(folder), args.videos, llm.parts.frame_size, args.score)
-    found = Found(videos, llm.parts.tokens_per_frame, note)
+    found = Found(videos, llm.parts.tokens_per_frame, note, describe_proposer(args.score).name)
     _compare(args, llm, queries, pairs, found)
     return found
 
@@ -131,16 +143,17 @@ def measure(args: Arguments) -> "Found":
 def both_routers(args: Arguments, config: JobConfig, llm: "VideoLlm") -> "tuple[dict[str, Pair], str]":
     """Return routers of questions and frames, untrained and, where there are heads, trained; and what is missing."""
     from actors.models.heads import FACTS_FILE
+    from actors.models.packaged import shipped
 
     pairs = {UNTRAINED: _routers(replace(config.plan, router=args.router), "early-layers", config, llm)}
-    if not (args.heads / FACTS_FILE).exists():
+    if args.heads not in shipped() and not (Path(args.heads).expanduser() / FACTS_FILE).exists():
         note = f"There are no heads in {args.heads}: {TRAINED} is left out, and the comparison is not passed."
         return pairs, note
     pairs[TRAINED] = _routers(_trained_plan(args.heads), "trained", config, llm)
     return pairs, ""
 
 
-def _trained_plan(heads: Path) -> PlanConfig:
+def _trained_plan(heads: str) -> PlanConfig:
     """Return the plan's settings that the heads were trained with."""
     from actors.models.heads import read_heads
 
@@ -149,7 +162,7 @@ def _trained_plan(heads: Path) -> PlanConfig:
         router="trained",
         early_layers=facts["early_layers"],
         early_tokens=facts["early_tokens"],
-        heads=str(heads),
+        heads=heads,
     )
 
 
@@ -211,7 +224,8 @@ def _all_tried(
     from pipeline.stages import route_queries
 
     per_frame, num_frames = llm.parts.tokens_per_frame, found.num_frames
-    ruled = [by_rule(PlanConfig(), num_frames, per_frame, budget_pct) for budget_pct in args.budgets]
+    budgets = dict.fromkeys((100.0, *args.budgets))
+    ruled = [by_rule(PlanConfig(), num_frames, per_frame, budget_pct) for budget_pct in budgets]
     paper = [by_paper(PlanConfig(), num_frames, per_frame, *scales) for scales in PAPER_SCALES]
     whole = by_rule(PlanConfig(), num_frames, per_frame, 100.0)
     even = ways.frames_at_distances(per_frame)

@@ -63,6 +63,8 @@ class Tried:
     prefill_tokens: int = 0
     """Tokens that went through the language model, trunks that questions share counted once."""
     prefills_s: list[float] = field(default_factory=list[float])
+    alone_tokens: list[int] = field(default_factory=list[int])
+    """Tokens of the same prefills."""
 
     @property
     def name(self) -> str:
@@ -262,14 +264,16 @@ def time_alone(llm: VideoLlm, watched: Watched, all_tried: Sequence[Tried]) -> N
     """
     asks = [tried.method.asks(watched, tried.setting.plan) for tried in all_tried]
     for place in range(len(watched.queries)):
-        seconds: list[list[float]] = [[] for _ in all_tried]
+        runs: list[list[tuple[float, int]]] = [[] for _ in all_tried]
         for _ in range(TIMED_TWICE):
-            for tried, own, found in zip(all_tried, asks, seconds, strict=True):
+            for tried, own, found in zip(all_tried, asks, runs, strict=True):
                 with clocked(llm) as stages_s:
-                    _answer(llm, tried, Request(watched.window, [own[place]]))
-                found.append(stages_s["show"] + stages_s["put"])
-        for tried, found in zip(all_tried, seconds, strict=True):
-            tried.prefills_s.append(min(found))
+                    [[answer]] = _answer(llm, tried, Request(watched.window, [own[place]]))
+                found.append((stages_s["show"] + stages_s["put"], answer.cost.prefill_tokens))
+        for tried, found in zip(all_tried, runs, strict=True):
+            prefill_s, tokens = min(found)
+            tried.prefills_s.append(prefill_s)
+            tried.alone_tokens.append(tokens)
 
 
 def check_equal(all_tried: Sequence[Tried]) -> list[str]:

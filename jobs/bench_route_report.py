@@ -33,12 +33,16 @@ def lines(command: str, found: Found) -> list[str]:
         f"{len(found.asked)} questions about {len(found.videos)} generated videos that nothing was trained on:"
         f" {fragments} about moments, {len(found.asked) - fragments} about the whole video. {found.num_frames} frames"
         f" of {found.tokens_per_frame} tokens, {dense_tokens} dense. An answer is right when it is the word that the"
-        f" generator knows to be true. ± is half the 95 % interval of a bootstrap over videos ({SAMPLES} samples):"
-        " questions about one video are not independent.",
+        f" generator knows to be true. Frames are proposed by `{found.proposer}`. ± is half the 95 % interval of a"
+        f" bootstrap over videos ({SAMPLES} samples): questions about one video are not independent.",
         "",
         *([found.note, ""] if found.note else []),
         *[f"- {'met' if holds else 'MISSED'}: {aim}" for aim, holds in found.aims.items()],
         *[f"- {wrong}" for wrong in found.wrong],
+        "",
+        "Not below dense: the paired difference's 95 % interval reaches 0, and its lower end is at least minus half the"
+        " width of dense's own interval. Above uniform pooling: the paired interval lies above 0, and the difference is"
+        f" larger than half the widest interval of the three accuracies ({100 * found.ci95:.1f} points).",
         "",
         *_difference_lines(found),
         "## Accuracy, tokens and prefill",
@@ -191,20 +195,25 @@ def _cost_lines(found: Found) -> list[str]:
             ]
             for row in costs
         ]
-    shares = [
-        f"{name} {'saves no prefill time' if share is None else f'{share:.2f}'}"
-        for name in found.costs
-        for share in [found.share_of_saved(name)]
-    ]
+    alone, together = (
+        "; ".join(
+            f"{name} {'saves no prefill time' if share is None else f'{share:.2f}'}"
+            for name in found.costs
+            for share in [found.share_of_saved(name, together=together)]
+        )
+        for together in (False, True)
+    )
     frames = sum(len(watched.window.pts_s_N) for watched in found.videos)
     score_ms = 1e3 * sum(watched.score_s for watched in found.videos) / frames
     return [
         *table(["routers of", "frames", "questions", "image ms", "semantic ms"], rows),
         "",
-        f"Routers' time per question, every frame a candidate, by the prefill time saved against dense at"
-        f" {TARGET_PCT:g} %, one question alone: {'; '.join(shares)}. Above 1 routing costs more than it saves. Its"
-        " share grows the smaller a frame and the fewer the layers: here two of four layers and frames of"
-        f" {found.tokens_per_frame} tokens, in the paper four of 28 and 256; `reelsift bench gpu` measures these. The"
+        f"Time of the proposer and the routers per question, every frame a candidate, by the prefill time saved against"
+        f" dense at {TARGET_PCT:g} %: one question alone, {alone}; all questions of a video together, which share the"
+        f" proposer and the prefills of equal plans (shared tokens, at dense's time per token), {together}. Above 1"
+        " routing costs more than it saves. Its share grows the smaller a frame and the fewer the layers: here two of"
+        f" four layers and frames of {found.tokens_per_frame} tokens, in the paper four of 28 and 256; `reelsift bench"
+        " gpu` measures these. The"
         f" proposer takes {score_ms:.1f} ms a frame, once for all questions.",
     ]
 

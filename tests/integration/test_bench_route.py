@@ -8,6 +8,7 @@ import torch
 
 from actors.models import video_llm
 from actors.models.heads import Heads, ImageHead, SemanticHead, save_heads
+from actors.models.tables import describe_proposer
 from jobs import bench, bench_route
 from jobs.bench_route import Arguments, both_routers, measure
 from jobs.bench_route_plans import PAPER_SCALES, TRAINED, UNTRAINED, cap_tokens
@@ -15,7 +16,7 @@ from jobs.bench_route_report import lines
 from jobs.world.model import HIDDEN, make_model, save
 from jobs.world.questions import ask
 from pipeline import isolation
-from pipeline.config import AnswerConfig, CompressConfig, JobConfig, PlanConfig
+from pipeline.config import AnswerConfig, CompressConfig, JobConfig, PlanConfig, ScoreConfig
 
 FRAMES, TOKENS = 32, 16
 DENSE = FRAMES * TOKENS
@@ -34,7 +35,10 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def args(folders):
     model, heads = folders
-    return Arguments(model=model, heads=heads, videos=2, budgets=(100.0, 32.1), timed=1)
+    # 100 % is among the budgets whatever is asked for
+    return Arguments(
+        model=str(model), heads=str(heads), videos=2, budgets=(32.1,), timed=1, score=ScoreConfig()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def test_every_method_at_every_budget(found):
     assert (document["bench"], document["pass"]) == ("route", False), "two videos are too few"
     assert list(document["figures"]) == [
         "dense_accuracy", "videorouter_32_accuracy", "uniform_pool_32_accuracy", "ci95", "semantic_accuracy",
-        "image_accuracy", "image_ap", "router_share_of_saved",
+        "image_accuracy", "image_ap", "router_share_of_saved", "router_share_of_saved_together",
     ]  # fmt: skip
     rows = {(row["method"], row["budget_pct"]): row for row in document["rows"]}
     routed = ("dual-encoder pooling", UNTRAINED, TRAINED, "oracle")
@@ -97,13 +101,14 @@ def test_the_report_says_what_was_met_and_what_was_not(found, capsys, monkeypatc
     assert "- met: equal where all must be equal, and no budget exceeded" in written
     assert "- MISSED: at least 500 questions" in written
     assert "| all fragment |" in written
+    assert f"proposed by `{describe_proposer(ScoreConfig()).name}`" in written
 
 
 def test_without_heads_the_trained_rows_are_left_out(found, args, tmp_path):
-    answer = AnswerConfig(model=str(args.model), frame_px=64, dtype="float32")
+    answer = AnswerConfig(model=args.model, frame_px=64, dtype="float32")
     config = JobConfig(answer=answer, plan=PlanConfig(early_layers=2))
     llm = video_llm.make(answer, CompressConfig(), "cpu")
-    pairs, note = both_routers(replace(args, heads=tmp_path), config, llm)
+    pairs, note = both_routers(replace(args, heads=str(tmp_path)), config, llm)
     assert list(pairs) == [UNTRAINED]
     assert f"There are no heads in {tmp_path}" in note
     without = replace(found, note=note, tried=[one for one in found.tried if one.method.name != TRAINED])

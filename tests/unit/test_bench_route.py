@@ -20,6 +20,7 @@ from jobs.bench_route_plans import (
 )
 from jobs.bench_route_routers import Seen, cost_of_question_s
 from jobs.bench_route_statistics import Bootstrap
+from jobs.recipes import find_recipe
 from pipeline.config import PlanConfig, ScoreConfig
 from pipeline.errors import ConfigError
 
@@ -134,6 +135,38 @@ def test_what_passes(routed, pooled, semantic, passes):
     assert not found.passes
 
 
+def test_an_accuracy_that_only_happens_to_be_the_dense_one_is_not_enough():
+    rng = np.random.default_rng(0)
+    found = Found([Asked(20) for _ in range(30)], TOKENS)
+    found.semantic = {TRAINED: (0.96, 600)}
+    right = rng.random(600) < 0.9
+    aim = f"{TRAINED} at {TARGET_PCT:g} % not below dense"
+    for routed, holds in ((right, True), (rng.permutation(right), False)):
+        found.tried = [
+            tried("dense", 100.0, right.tolist()),
+            tried(TRAINED, TARGET_PCT, routed.tolist()),
+            tried("uniform pooling", TARGET_PCT, [False] * 600),
+        ]
+        assert found.aims[aim] is holds
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_routing_pays_for_the_proposer(together):
+    found = Found([Asked(20) for _ in range(2)], TOKENS)
+    for watched in found.videos:
+        watched.score_s = 0.4
+    dense, routed = tried("dense", 100.0, [True] * 40), tried(TRAINED, TARGET_PCT, [True] * 40)
+    dense.prefills_s, dense.alone_tokens, dense.prefill_tokens = [2.0, 2.0], [500, 500], 40 * 300
+    routed.prefills_s, routed.prefill_tokens, routed.looked = [1.0, 1.0], 40 * 200, [True] * 40
+    found.tried = [dense, routed]
+    found.costs = {
+        TRAINED: [{"questions": num, "frames": 32, "image_ms": 100.0, "semantic_ms": 0.0} for num in (1, 4)]
+    }
+    # together: 25 ms of routers and 20 ms of the proposer by 100 tokens of 4 ms
+    expected = (0.025 + 0.02) / 0.4 if together else (0.1 + 0.4) / 1.0
+    assert found.share_of_saved(TRAINED, together=together) == pytest.approx(expected)
+
+
 def test_answers_that_differ_where_everything_fits_are_found_out():
     dense, same, other = (tried(name, 100.0, [True, False]) for name in ("dense", "same", "other"))
     other.texts = ["a", "b"]
@@ -148,8 +181,17 @@ def test_answers_that_differ_where_everything_fits_are_found_out():
 
 def test_the_command_repeats_the_run():
     assert command(Arguments()) == "reelsift bench route"
-    args = Arguments(videos=8, budgets=(100.0, 32.1), score=ScoreConfig(candidates=8))
+    args = Arguments(videos=8, budgets=(100.0, 32.1), score=replace(Arguments().score, candidates=8))
     assert command(args) == "reelsift bench route --videos 8 --budgets 100 32.1 --score.candidates 8"
+    args = Arguments(model="/a/b", heads="package:toy/heads", score=ScoreConfig(smooth_s=0.0, candidates=32))
+    assert command(args) == (
+        "reelsift bench route --model DIR --heads package:toy/heads --score.model '' --score.proposer auto"
+    )
+
+
+def test_a_run_without_options_is_that_of_the_recipe():
+    args, recipe = Arguments(), find_recipe("world")
+    assert (args.model, args.heads, args.score) == (recipe.answer.model, recipe.plan.heads, recipe.score)
 
 
 @pytest.mark.parametrize(
