@@ -2,17 +2,20 @@
 
 `llm` asks the model as it is, `trained` puts a small trained network behind the model's first layers. Both see the
 text of a question alone, neither its kind nor a video; each text is read by itself, so that its route does not depend
-on what else is asked.
+on what else is asked. A route is written down for good: a question that cannot be put to the model gets one that says
+so, but what is the machine's or the weights' fault ends the run.
 
 Shape letters: P texts, D hidden size.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
 
+from actors.device import halve_on_out_of_memory, is_out_of_memory
 from actors.models import AnswererFacts, Device, RouterEntry, RouterFacts, video_llm
 from actors.models.heads import FRAGMENT, GLOBAL, SemanticHead, load_heads
 from actors.models.inside import check_heads, check_model
@@ -91,34 +94,41 @@ class LabelRouter:
         try:
             self.prior = self._label_logs("")
         except AnswerError as error:
-            msg = f"model {llm.parts.files.name!r} cannot route questions: {error}; take another plan.router"
-            raise ModelError(msg) from error
+            raise _cannot_route(llm, error) from error
 
     def __call__(self, asked: Sequence[Asked]) -> list[Route]:
-        """Return one route per question; one that the model cannot be asked is global with confidence 0."""
+        """Return one route per question; one that the model cannot be asked is global with confidence 0.
+
+        Raises:
+            ModelError: memory does not suffice, or the model finds no finite likelihood.
+        """
         return _by_text(self._route, asked)
 
     def _route(self, text: str) -> Route:
         try:
             logs = self._label_logs(text)
         except AnswerError as error:
-            return _unread("llm", error)
+            return _unread("llm", self.llm, error)
         return _decide("llm", torch.softmax(logs - self.prior, 0))
 
     def _label_logs(self, text: str) -> torch.Tensor:
         """Return the mean log-probability per token of each label, [2] float32.
 
         Raises:
-            AnswerError: the text holds one of the model's own marks, is too long, or the logits are not finite.
+            AnswerError: the text holds one of the model's own marks or is too long, or memory does not suffice.
+            ModelError: the logits are not finite.
         """
         query = Query("route", DEFINITIONS + text, "choose", LABELS)
         question = self.llm.question(write_prompt(self.llm.parts, (), query), query)
         if why := self.llm.lacks_room(0, question):
             raise AnswerError(why)
         tree = self.llm.language.tree(question.num_tokens)
-        [heard] = self.llm.language.put(tree, [question])
+        language = self.llm.language
+        [heard] = halve_on_out_of_memory(
+            partial(language.put, tree), [question], "a question to route", language.out_of_memory
+        )
         if heard.error:
-            raise AnswerError(heard.error)
+            raise _cannot_route(self.llm, heard.error)
         return heard.label_logs
 
 
@@ -160,18 +170,22 @@ class TrainedRouter:
         self.temperature = temperature
 
     def __call__(self, asked: Sequence[Asked]) -> list[Route]:
-        """Return one route per question; one that the model cannot be asked is global with confidence 0."""
+        """Return one route per question; one that the model cannot be asked is global with confidence 0.
+
+        Raises:
+            ModelError: memory does not suffice, or states are not finite.
+        """
         return _by_text(self._route, asked)
 
     def _route(self, text: str) -> Route:
         try:
             states_PD = self.shadow.question_states([text])
         except AnswerError as error:
-            return _unread("trained", error)
+            return _unread("trained", self.shadow.llm, error)
         with torch.inference_mode():
             [logits] = self.head(states_PD.float().cpu()) / self.temperature
         if not bool(logits.isfinite().all()):
-            return _unread("trained", AnswerError("its states are not finite numbers"))
+            raise _cannot_route(self.shadow.llm, "the states of its first layers are not finite numbers")
         return _decide("trained", torch.softmax(logits, 0))
 
 
@@ -196,6 +210,19 @@ def _decide(name: str, shares: torch.Tensor) -> Route:
     return Route("fragment" if moments > whole else "global", max(whole, moments), reason)
 
 
-def _unread(name: str, error: AnswerError) -> Route:
-    """Return the route of a question that the model cannot be asked: the whole window, and why."""
+def _unread(name: str, llm: VideoLlm, error: AnswerError) -> Route:
+    """Return the route of a question that the model cannot be asked: the whole window, and why.
+
+    Raises:
+        ModelError: memory does not suffice, which another run, or another machine, may have.
+    """
+    if error.__cause__ and is_out_of_memory(error.__cause__):
+        raise _cannot_route(llm, error) from error
     return Route("global", 0.0, f"{name}: not asked, {error}")
+
+
+def _cannot_route(llm: VideoLlm, why: AnswerError | str) -> ModelError:
+    """Return the error of a model that no question can be put to."""
+    return ModelError(
+        f"model {llm.parts.files.name!r} cannot route questions: {why}; take another plan.router"
+    )

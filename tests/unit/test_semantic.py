@@ -160,14 +160,34 @@ def test_a_question_that_the_model_cannot_be_asked_is_shown_everything(job, tmp_
     assert good.confidence >= 0.5
 
 
-def test_weights_that_are_no_numbers_end_the_run_or_are_not_followed(model, tmp_path):
+def test_weights_that_are_no_numbers_end_the_run(model, tmp_path):
     broken = make(AnswerConfig(model=model, dtype="float32", frame_px=56), CompressConfig(), "cpu")
     torch.nn.init.constant_(broken.language.embed.weight, torch.nan)
     with pytest.raises(ModelError, match=r"cannot route questions: .* not finite numbers.*plan\.router"):
         LabelRouter(broken)
     heads = load_heads(trained_heads(tmp_path / "heads"), hidden_size=tiny_models.HIDDEN)
-    [found] = TrainedRouter(Shadow(broken, LAYERS, 4), heads.semantic, 1.0)(ASKED[:1])
-    assert found == Route("global", 0.0, "trained: not asked, its states are not finite numbers")
+    with pytest.raises(ModelError, match=r"cannot route questions: .* not finite numbers.*plan\.router"):
+        TrainedRouter(Shadow(broken, LAYERS, 4), heads.semantic, 1.0)(ASKED[:1])
+
+
+@pytest.mark.parametrize("broken", ["memory", "numbers"])
+@pytest.mark.parametrize("router", ["llm", "trained"])
+def test_what_is_not_the_question_s_fault_is_no_route(job, tmp_path, router, broken):
+    """A route is written down for good, so a full memory must not become one."""
+    route = find_router(router).make(job(router, heads=trained_heads(tmp_path / "heads")), "cpu")
+    llm = route.llm if router == "llm" else route.shadow.llm
+
+    def fails(_, __, found):
+        if broken == "memory":
+            raise torch.OutOfMemoryError("no memory left")
+        return found * torch.nan
+
+    handle = llm.language.embed.register_forward_hook(fails)
+    told = "do not fit in memory" if broken == "memory" else "not finite numbers"
+    with pytest.raises(ModelError, match=f"cannot route questions: .*{told}.*take another plan.router"):
+        route(ASKED[:1])
+    handle.remove()
+    assert route(ASKED[:1])[0].confidence >= 0.5, "the next run may have the memory"
 
 
 # --- what is refused before anything is loaded --------------------------------------------------------------
@@ -194,9 +214,9 @@ def test_a_model_of_no_known_family(router, tmp_path):
     [
         (
             {"hidden_size": 32, "semantic": SemanticHead(32)},
-            r"hidden size 32 .*, this job has 64; train heads on",
+            r"hidden_size 32 .*, this job has 64; train heads on",
         ),
-        ({"early_layers": 3}, r"early layers 3 .*, this job has 2; set --plan\.early-layers 3"),
+        ({"early_layers": 3}, r"early_layers 3 .*, this job has 2; set --plan\.early-layers 3"),
         ({"semantic": None}, r"expected 'semantic' among them"),
     ],
 )
