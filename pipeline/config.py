@@ -257,6 +257,9 @@ def fingerprint(config: JobConfig) -> str:
         values.pop(key)
     for stage in ("score", "answer"):
         values[stage].pop("pool")
+    values["plan"].pop(
+        "heads"
+    )  # what is in the folder counts, not its path: a digest is in the models' names
     for limit in ("memory_mb", "timeout_s"):
         values["decode"].pop(limit)
     for limit in ("memory_gb", "windows_per_call"):

@@ -7,6 +7,7 @@ import pytest
 from pipeline.config import (
     AnswerConfig,
     JobConfig,
+    PlanConfig,
     PoolConfig,
     WindowConfig,
     differences,
@@ -37,6 +38,7 @@ def test_fingerprint_follows_results_and_nothing_else():
         base, answer=AnswerConfig(pool=PoolConfig(max_size=4)), max_failed_fraction=0.5
     )
     assert fingerprint(pools) == fingerprint(base)
+    assert fingerprint(JobConfig(plan=PlanConfig(heads="moved/heads"))) == fingerprint(base)
     assert fingerprint(JobConfig(window=WindowConfig(sample_fps=2))) != fingerprint(base)
 
 
