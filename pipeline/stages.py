@@ -161,7 +161,9 @@ def plan_window(
                 reason = made.reason + (note if any(made.tokens_N) else "")
                 plan |= {"route": made.route, "reason": reason, "tokens": list(made.tokens_N)}
                 if refines and query.kind != "find" and _looks_for_moments(route):
-                    plan["candidates"] = list(plan_evidence(relevance_N, window["pts_s"], score.candidates))
+                    # without a gap: what is not looked at counts as background, be it next to the best frame
+                    best = plan_evidence(relevance_N, window["pts_s"], score.candidates, min_gap_s=0.0)
+                    plan["candidates"] = list(best)
             except AnswerError as error:
                 plan["error_message"] = f"{error}{note}"
         plans.append(plan)
