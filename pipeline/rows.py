@@ -39,6 +39,7 @@ PLAN = pa.struct(
         ("reason", pa.string()),
         ("tokens", pa.list_(pa.int32())),
         ("candidates", pa.list_(pa.int32())),
+        ("fallback", pa.list_(pa.int32())),
         ("error_message", pa.string()),
     ]
 )
@@ -229,7 +230,7 @@ SCORED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_ERROR])
 _PLANNED = [("plans", pa.list_(PLAN))]
 PLANNED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED, *_ERROR])
 """One plan per query of the window; `tokens` has one entry per sampled frame, `candidates` are the frames an image
-router looks at before the plan is final."""
+router looks at before the plan is final, `fallback` those of the global plan that is final if it chooses none."""
 
 EVIDENCE_FRAMES = pa.schema(
     [
@@ -237,7 +238,7 @@ EVIDENCE_FRAMES = pa.schema(
         ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY), ("evidence_s", pa.float32()), *_ERROR,
     ]
 )  # fmt: skip
-"""Frames any plan spends tokens on or has for candidates, decoded again at the answerer's size;
+"""Frames any plan spends tokens on, has for candidates or may fall back to, decoded again at the answerer's size;
 `evidence_index` points into `pts_s`."""
 
 ANSWERED = pa.schema(

@@ -150,6 +150,7 @@ def plan_window(
             "reason": "no visual tokens needed",
             "tokens": [0] * len(relevance_NP),
             "candidates": [],
+            "fallback": [],
             "error_message": "",
         }
         if tokens_per_frame and (query.kind != "find" or confirm_find):
@@ -163,7 +164,9 @@ def plan_window(
                 if refines and query.kind != "find" and _looks_for_moments(route):
                     # without a gap: what is not looked at counts as background, be it next to the best frame
                     best = plan_evidence(relevance_N, window["pts_s"], score.candidates, min_gap_s=0.0)
-                    plan["candidates"] = list(best)
+                    shown = replace(route, route="global")
+                    whole = _spend(relevance_N, None, shown, query, config, threshold, tokens_per_frame)
+                    plan |= {"candidates": list(best), "fallback": np.flatnonzero(whole.tokens_N).tolist()}
             except AnswerError as error:
                 plan["error_message"] = f"{error}{note}"
         plans.append(plan)
@@ -218,7 +221,7 @@ def _spend(
 
 
 def fetch_evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
-    """Decode the frames that any plan spends tokens on or has for candidates, again, at the answerer's size.
+    """Decode what any plan spends tokens on, has for candidates or may fall back to, again, at the answerer's size.
 
     When they cannot be had, the plans that need them carry the reason; questions answered from relevance do not
     suffer from it.
@@ -242,8 +245,10 @@ def _evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
         DecodeError: a frame that could be decoded before cannot be decoded now, or the file has changed.
     """
     tokens_QN = np.asarray([plan["tokens"] for plan in window["plans"]])
-    candidates = [frame for plan in window["plans"] for frame in plan.get("candidates", ())]
-    index = np.union1d(np.flatnonzero(tokens_QN.any(axis=0)), np.asarray(candidates, np.int64))
+    wanted = {
+        frame for plan in window["plans"] for use in ("candidates", "fallback") for frame in plan.get(use, ())
+    }
+    index = np.union1d(np.flatnonzero(tokens_QN.any(axis=0)), np.asarray(sorted(wanted), np.int64))
     if not len(index):
         return {"evidence_index": []}
     own_s = {sample["frame"]: sample["pts_s"] for sample in reversed(window["samples"])}

@@ -93,9 +93,8 @@ def shown_tokens(window: WindowView, ask: Ask) -> tuple[tuple[int, int], ...]:
 
 
 def looked_rows(window: WindowView, ask: Ask) -> list[int]:
-    """Return which evidence frames a question may see, or an image router for it."""
-    candidates = [row for row, frame in enumerate(window.evidence_index) if frame in set(ask.candidates)]
-    return sorted({*shown_rows(window, ask), *candidates})
+    """Return which evidence frames a question may see; all where an image router has yet to say which."""
+    return list(range(len(window.evidence_index))) if ask.candidates else shown_rows(window, ask)
 
 
 def rows_of(request: Request) -> list[int]:

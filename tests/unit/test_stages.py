@@ -222,8 +222,16 @@ def test_a_scorer_that_refines_is_proposed_the_best_frames():
     assert few["tokens"] == plan("flag")["tokens"]
 
 
+def test_the_whole_window_is_kept_ready_for_a_router_that_finds_nothing():
+    """Not what the proposer shows: 70 tokens buy two frames at 32, or its best one at 64."""
+    found = plan("flag", refines=True, candidates=2, budget_tokens=70)
+    whole = plan("flag", budget_tokens=70, route=Route("global", 0.9, ""))
+    assert found["fallback"] == [2, 6] == np.flatnonzero(whole["tokens"]).tolist()
+    assert np.count_nonzero(found["tokens"]) == 1
+
+
 def test_nothing_is_proposed_where_no_plan_follows_relevance():
-    assert plan("flag")["candidates"] == []
+    assert plan("flag")["candidates"] == plan("flag")["fallback"] == []
     assert plan("find", refines=True, confirm_find=True)["candidates"] == []
     assert plan("flag", refines=True, route=Route("global", 0.9, ""))["candidates"] == []
     assert plan("flag", refines=True, route=Route("fragment", 0.5, ""))["candidates"] == []
@@ -239,3 +247,6 @@ def test_candidates_are_decoded_beside_the_planned_frames(slides):
     evidence = stages.fetch_evidence(READER, SIZE, {**window, "plans": plans})
     assert evidence["evidence_index"] == [0, 2, 3]
     assert len(rows.unpack(evidence["evidence_pixels"])) == 3
+    plans[0]["fallback"] = [0, 1]
+    evidence = stages.fetch_evidence(READER, SIZE, {**window, "plans": plans})
+    assert evidence["evidence_index"] == [0, 1, 2, 3]
