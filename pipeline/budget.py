@@ -48,6 +48,7 @@ def plan_tokens(
     scale_relevant: int,
     scale_background: int,
     max_relevant_share: float = MAX_RELEVANT_SHARE,
+    known_N: npt.ArrayLike | None = None,
 ) -> Plan:
     """Return the tokens of each frame; their sum never exceeds `budget_tokens`.
 
@@ -76,6 +77,8 @@ def plan_tokens(
         scale_relevant: divisor of relevant frames (s_1).
         scale_background: divisor of the others (s_0).
         max_relevant_share: share of relevant frames above which relevance is taken for uninformative.
+        known_N: [N] which frames the fragment route may choose from, as if there were no others; distances stay those
+            of the whole window, and the global route shows it as a whole. None = all.
 
     Raises:
         AnswerError: the budget does not buy one frame even at the coarsest scale.
@@ -86,7 +89,8 @@ def plan_tokens(
         )
         raise ValueError(msg)
     scores_N = np.asarray(relevance_N, dtype=np.float64)
-    relevant = np.flatnonzero(scores_N >= threshold)
+    known = np.arange(len(scores_N)) if known_N is None else np.flatnonzero(known_N)
+    relevant = known[scores_N[known] >= threshold]
     sizes = [max(1, tokens_per_frame // scale) for scale in (scale_global, scale_relevant, scale_background)]
     if min(sizes) > budget_tokens:
         msg = (
@@ -100,9 +104,9 @@ def plan_tokens(
     )
     if route == "fragment":
         room = budget_tokens // size_relevant
-        fallback = _distrust(route_confidence, len(relevant), len(scores_N), room, max_relevant_share)
+        fallback = _distrust(route_confidence, len(relevant), len(known), room, max_relevant_share)
         if not fallback:
-            return _plan_fragment(scores_N, relevant, budget_tokens, size_relevant, size_background)
+            return _plan_fragment(scores_N, known, relevant, budget_tokens, size_relevant, size_background)
     else:
         fallback = ""
     shown = _evenly(len(scores_N), budget_tokens // size_global)
@@ -136,6 +140,7 @@ def plan_evidence(
 
 def _plan_fragment(
     scores_N: npt.NDArray[np.float64],
+    known: Indices,
     relevant: Indices,
     budget_tokens: int,
     size_relevant: int,
@@ -146,13 +151,13 @@ def _plan_fragment(
     others = np.zeros(0, dtype=np.int64)
     if len(shown) == len(relevant):
         left_tokens = budget_tokens - len(shown) * size_relevant
-        others = _fill_gaps(shown, scores_N, left_tokens // size_background)
+        others = _fill_gaps(shown, np.setdiff1d(known, shown), scores_N, left_tokens // size_background)
     tokens_N = np.zeros(len(scores_N), dtype=np.int64)
     tokens_N[shown] = size_relevant
     tokens_N[others] = size_background
     reason = (
         f"{len(shown)} of {len(relevant)} relevant frames at {size_relevant} tokens,"
-        f" {len(others)} of {len(scores_N) - len(relevant)} others at {size_background}"
+        f" {len(others)} of {len(known) - len(relevant)} others at {size_background}"
     )
     return Plan("fragment", tuple(tokens_N.tolist()), reason)
 
@@ -180,17 +185,15 @@ def _evenly(num_items: int, num_wanted: int) -> Indices:
     return (2 * np.arange(num_wanted) + 1) * num_items // (2 * num_wanted) if num_wanted else np.arange(0)
 
 
-def _fill_gaps(shown: Indices, scores_N: npt.NDArray[np.float64], room: int) -> Indices:
-    """Return up to `room` frames not in `shown`, each one the farthest from all chosen before it."""
-    num_frames = len(scores_N)
-    if room >= num_frames - len(shown):
-        return np.setdiff1d(np.arange(num_frames), shown)
-    frames_N = np.arange(num_frames)
-    gap_N = np.abs(frames_N[:, None] - shown).min(axis=1)
+def _fill_gaps(shown: Indices, others: Indices, scores_N: npt.NDArray[np.float64], room: int) -> Indices:
+    """Return up to `room` of the others, each one the farthest in the window from all chosen before it."""
+    if room >= len(others):
+        return others
+    gap = np.abs(others[:, None] - shown).min(axis=1)
     chosen: list[int] = []
     for _ in range(room):
-        farthest = np.flatnonzero(gap_N == gap_N.max())
+        farthest = others[gap == gap.max()]
         frame = int(farthest[np.argmax(scores_N[farthest])])
         chosen.append(frame)
-        gap_N = np.minimum(gap_N, np.abs(frames_N - frame))
+        gap = np.minimum(gap, np.abs(others - frame))
     return np.asarray(chosen, dtype=np.int64)

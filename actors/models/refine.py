@@ -2,7 +2,8 @@
 
 The image router sees a window's frames where they are encoded for the answers anyway, so each goes through the vision
 tower once, whoever asks. What it says replaces relevance: the plan is made anew from it, within the same budget, out
-of the frames that were decoded for this question. It therefore does not depend on what else is asked.
+of the frames that were decoded for this question, or, where it finds nothing to choose, as the global route of the
+whole window. It therefore does not depend on what else is asked.
 """
 
 from collections.abc import Sequence
@@ -64,11 +65,11 @@ class Routing:
         config = self.refiner.config
         refined_N = np.zeros(len(self.window.pts_s_N), np.float32)
         refined_N[list(ask.candidates)] = self._relevance(ask)
-        decoded_N = np.asarray(ask.plan.tokens_N) > 0
-        decoded_N[list(ask.candidates)] = True
+        known_N = np.asarray(ask.plan.tokens_N) > 0
+        known_N[list(ask.candidates)] = True
         budget_tokens = ask.query.budget_tokens
         made = plan_tokens(
-            refined_N[decoded_N],
+            refined_N,
             route="fragment",
             route_confidence=1.0,
             tokens_per_frame=self.refiner.tokens_per_frame,
@@ -77,11 +78,10 @@ class Routing:
             scale_global=config.scale_global,
             scale_relevant=config.scale_relevant,
             scale_background=config.scale_background,
+            known_N=known_N,
         )
-        tokens_N = np.zeros(len(refined_N), np.int64)
-        tokens_N[decoded_N] = made.tokens_N
         reason = f"{len(ask.candidates)} candidates looked at, {made.reason}"
-        return replace(ask, plan=Plan(made.route, tuple(tokens_N.tolist()), reason), refined_N=refined_N)
+        return replace(ask, plan=Plan(made.route, made.tokens_N, reason), refined_N=refined_N)
 
     def spent_tokens(self) -> int:
         """Return the tokens that went through the router since this was last asked."""

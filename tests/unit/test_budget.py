@@ -63,6 +63,22 @@ def test_equal_gaps_go_to_the_more_relevant_frame_then_to_the_earlier():
     assert plan([0.1, 0.9, 0.1], budget_tokens=256 + 64).tokens_N == (64, 256, 0)
 
 
+def test_only_known_frames_are_chosen_by_their_distance_in_the_window():
+    """Frame 5 is relevant and not known; 3 lies farther from 0 and 7 than 2 does, though next to 7 among these."""
+    known = [1, 1, 1, 1, 0, 0, 0, 1]
+    found = plan([0.9, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1], budget_tokens=256 + 2 * 64, known_N=known)
+    assert np.flatnonzero(found.tokens_N).tolist() == [0, 3, 7]
+    assert found.reason == "1 of 1 relevant frames at 256 tokens, 2 of 4 others at 64"
+
+
+def test_without_a_choice_among_known_frames_the_whole_window_is_shown():
+    known = np.arange(64) < 16
+    assert plan(relevance(0), known_N=known) == plan(relevance(0))
+    found = plan(relevance(20), known_N=known, budget_tokens=2048)
+    assert found.reason == "relevance does not choose (16 of 16 frames): 16 of 64 frames at 128 tokens"
+    assert np.flatnonzero(found.tokens_N).max() == 62
+
+
 def test_relevance_at_the_threshold_counts():
     assert plan([0.5, 0.4999], budget_tokens=256).tokens_N == (256, 0)
 

@@ -102,10 +102,12 @@ def test_only_this_questions_frames_are_in_its_plan():
     assert {frame for frame, tokens in enumerate(found.plan.tokens_N) if tokens} == {0, 2, 3, 5, 9}
 
 
-def test_no_relevant_frame_is_the_global_route():
+def test_no_relevant_frame_is_the_window_as_a_whole():
+    """Frames 4 and 7 were neither proposed nor to be shown."""
     found = refine(Says({}), ask())
     assert found.plan.route == "global"
-    assert "no relevant frame" in found.plan.reason
+    assert found.plan.reason == "4 candidates looked at, no relevant frame: 6 of 10 frames at 8 tokens"
+    assert [frame for frame, tokens in enumerate(found.plan.tokens_N) if tokens] == [0, 2, 4, 5, 7, 9]
     assert set(found.plan.tokens_N) == {0, 8}
 
 
@@ -113,7 +115,14 @@ def test_a_router_that_likes_everything_does_not_choose():
     likes = Says(dict.fromkeys(PTS_S.tolist(), 0.9))
     found = refine(likes, ask(candidates=EVIDENCE))
     assert found.plan.route == "global"
-    assert "relevance does not choose (6 of 6 frames)" in found.plan.reason
+    assert "relevance does not choose (6 of 6 frames): 6 of 10 frames" in found.plan.reason
+
+
+def test_gaps_are_those_of_the_window():
+    """Of 2, 3, 5 and 6, all that is known between 0 and 9, frame 5 lies farthest from both."""
+    says = Says({0.0: 0.9, 18.0: 0.9})
+    found = refine(says, ask(candidates=(0, 2, 6, 9)), replace(PLAN, budget_tokens=36))
+    assert [frame for frame, tokens in enumerate(found.plan.tokens_N) if tokens] == [0, 5, 9]
 
 
 def test_the_querys_own_budget_holds():
@@ -165,6 +174,16 @@ def test_frames_are_encoded_and_questions_routed_once(llm):
     assert router.asked == [("a fire", (4.0, 6.0, 12.0, 18.0)), ("a dog", (4.0, 6.0))]
     assert [one.cost.router_tokens for one in found] == [40, 0, 20]
     assert sum(one.cost.vision_frames for one in found) == len(EVIDENCE)
+
+
+def test_a_window_shown_as_a_whole_has_its_own_frames_encoded(llm):
+    """Some were decoded for nothing but that."""
+    pixels = np.resize(PIXELS, (NUM_FRAMES, *PIXELS.shape[1:]))
+    window = WindowView(0.0, 20.0, PTS_S, range(NUM_FRAMES), Frames(pixels, PTS_S))
+    llm.refiner = Refiner(Says({}), PLAN, PER_FRAME)
+    [[found]] = llm.answer([Request(window, [ask()])])
+    assert found.error == ""
+    assert [pts_s for pts_s, _, _ in found.evidence] == [0.0, 4.0, 8.0, 10.0, 14.0, 18.0]
 
 
 def test_what_is_not_to_be_routed_is_left_alone(llm):
