@@ -142,21 +142,20 @@ class Show:
     """Makes plans that show some frames and no others."""
 
     def __init__(self, num_frames: int, settings: Mapping[str, int], tokens_per_frame: int) -> None:
-        """Take the frames there are, scales and budget as `plan_tokens` names them, and a frame's tokens."""
+        """Take the frames there are, scales as `plan_tokens` names them, and a frame's tokens.
+
+        The budget is what all frames cost: frames would otherwise look worse the more of them are shown, and one that
+        matters would seem not to.
+        """
         self.num_frames = num_frames
-        self.settings = settings
+        self.settings = {**settings, "budget_tokens": num_frames * tokens_per_frame}
         self.tokens_per_frame = tokens_per_frame
 
     def __call__(self, frames: Sequence[int]) -> Plan:
-        """Return a plan of these frames, whole where the budget allows, else as the global route shows them.
-
-        Raises:
-            AnswerError: the budget does not buy one frame.
-        """
-        whole_tokens = max(1, self.tokens_per_frame // self.settings["scale_relevant"]) * len(frames)
+        """Return a plan of these frames, each as the fragment route shows relevant ones."""
         made = plan_tokens(
             [1.0] * len(frames),
-            route="fragment" if whole_tokens <= self.settings["budget_tokens"] else "global",
+            route="fragment",
             route_confidence=1.0,
             tokens_per_frame=self.tokens_per_frame,
             threshold=0.5,
