@@ -21,6 +21,7 @@ from jobs.training import parts
 from jobs.training.look import look_to_label
 from jobs.training.questions import Question, read_questions
 from jobs.training.settings import LabelConfig, fingerprint
+from jobs.training.states import TRAIN, split_of
 from jobs.training.tables import FLR, QTR
 from pipeline import rows, store
 from pipeline.config import JobConfig, WindowConfig
@@ -140,7 +141,7 @@ def write_labels(out: str, folder: str, names: Sequence[str], refused: Sequence[
         names: of the parts that belong to this run.
         refused: rows of questions that could not be used.
     """
-    votes = vote(parts.scan(folder, names, ("category", *VOTES, "error_type")))
+    votes = vote(parts.scan(folder, names, ("category", "split", "video", *VOTES, "error_type")))
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for name, found in [*((name, None) for name in names), ("refused", refused)]:
@@ -171,10 +172,13 @@ Votes = dict[str, tuple[str, float, float]]
 
 
 def vote(probed: Iterable[Row]) -> Votes:
-    """Return the better policy of each category: more right answers, else likelier ones, else global."""
+    """Return the better policy of each category: more right answers, else likelier ones, else global.
+
+    Rows that are called dev or test have no vote: what is measured on them must not have been learned from them.
+    """
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * (1 + len(VOTES)))
     for row in probed:
-        if not row["error_type"]:
+        if not row["error_type"] and split_of(row["split"] or "", row["video"], 0.0) == TRAIN:
             mine = sums[row["category"]]
             for index, value in enumerate([1.0, *(float(row[name]) for name in VOTES)]):
                 mine[index] += value
@@ -187,9 +191,17 @@ def vote(probed: Iterable[Row]) -> Votes:
 
 
 def qtr_row(probed: Row, votes: Votes) -> Row:
-    """Return a row of tables.QTR."""
-    policy, acc_global, acc_fragment = votes.get(probed.get("category", ""), ("", 0.0, 0.0))
-    return {**probed, "policy": policy, "acc_global": acc_global, "acc_fragment": acc_fragment}
+    """Return a row of tables.QTR; a question of a category without a vote is a failed one."""
+    category = probed.get("category", "")
+    policy, acc_global, acc_fragment = votes.get(category, ("", 0.0, 0.0))
+    row = {**probed, "policy": policy, "acc_global": acc_global, "acc_fragment": acc_fragment}
+    if not policy and not row.get("error_type"):
+        msg = (
+            f"no question of category {category!r} to train on was probed, so it has no policy; add some"
+            " of split train"
+        )
+        row |= {"error_type": "QuestionError", "error_message": msg}
+    return row
 
 
 def flr_row(probed: Row, votes: Votes) -> Row:

@@ -121,7 +121,8 @@ def test_a_missing_video_is_a_row(tmp_path):
 
 def probed(category, right_global, right_fragment, likely=(0.5, 0.5), **more):
     return {
-        "id": f"{category}-{right_global}-{right_fragment}", "video": "v", "category": category, "error_type": "",
+        "id": f"{category}-{right_global}-{right_fragment}", "video": "v", "category": category, "split": "",
+        "error_type": "",
         "right_global": right_global, "right_fragment": right_fragment, "likelihood_global": likely[0],
         "likelihood_fragment": likely[1], **more,
     }  # fmt: skip
@@ -140,6 +141,17 @@ def test_a_category_gets_its_better_policy():
     row = qtr_row(probed("where", True, False), votes)
     assert (row["policy"], row["acc_fragment"], row["right_fragment"]) == ("fragment", 1.0, False)
     assert flr_row({**probed("sum", True, True), "search_error": "no"}, votes)["error_message"] == "no"
+
+
+def test_rows_kept_for_measuring_have_no_vote():
+    kept = [probed("where", True, False, split=split) for split in ("dev", "validation", "test")]
+    votes = vote(
+        [probed("where", False, True, split="train"), *kept, probed("sum", True, True, split="test")]
+    )
+    assert votes == {"where": ("fragment", 0.0, 1.0)}
+    row = qtr_row(probed("sum", True, True, split="test"), votes)
+    assert row["error_type"] == "QuestionError"
+    assert "no question of category 'sum' to train on" in row["error_message"]
 
 
 def test_labels_are_one_row_per_question_in_both_tables(tmp_path):
@@ -193,7 +205,7 @@ def test_settings_that_change_no_result_do_not_count():
     assert fingerprint(LabelConfig(num_frames=8)) != fingerprint(small)
 
 
-@pytest.mark.parametrize("stages", ["", "3", "1,1", "1 2"])
+@pytest.mark.parametrize("stages", ["", "4", "1,1", "1 2"])
 def test_stages_that_are_none(stages):
-    with pytest.raises(ConfigError, match="expected 1, 2 or 1,2"):
+    with pytest.raises(ConfigError, match="--stages .* expected"):
         RoutersConfig(stages=stages)
