@@ -52,9 +52,11 @@ DONE = pa.schema([("part", pa.string()), ("rows", pa.int64()), ("failed", pa.int
 
 
 def read(folder: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the table of a part, or some of its columns."""
-    data = store.read_bytes(uri_of(folder, part))
-    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns else None)
+    """Return the table of a part, or some of its columns; no others are fetched."""
+    if not columns:
+        return pq.read_table(pa.BufferReader(store.read_bytes(uri_of(folder, part))))
+    with store.open_stream(uri_of(folder, part)) as file:
+        return pq.read_table(file, columns=list(columns))
 
 
 def scan(folder: str, parts: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[Row]:

@@ -1,7 +1,9 @@
 """Reading questions with known answers, judging answers, votes of categories, and parts that are done once."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -178,6 +180,19 @@ def test_labels_are_one_row_per_question_in_both_tables(tmp_path):
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="found no label"):
         read_labels(str(tmp_path / "elsewhere"), ["image"])
+
+
+def test_counting_a_part_does_not_read_its_states(tmp_path):
+    states = rows.pack(np.random.default_rng(0).standard_normal((2048, 1024)).astype(np.float32))
+    row = {"part": "p", "head": "image", "split": "train", "states": states, "labels": [0], "error_type": ""}
+    parts.write(str(tmp_path), rows.to_table([row], STATES))
+
+    def num_read():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = num_read()
+    assert list(parts.scan(str(tmp_path), ["p"], ("head", "split"))) == [{"head": "image", "split": "train"}]
+    assert num_read() - before < (tmp_path / "p.parquet").stat().st_size / 2
 
 
 def test_splits():
