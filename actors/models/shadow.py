@@ -13,6 +13,7 @@ Shape letters: N frames, P texts, K visual tokens of a frame, C of them behind p
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,8 @@ SEQUENCES_PER_CALL = 16
 """Frames or texts that go through the layers at once, memory permitting."""
 QUESTION_TOKENS = 64
 """Of an ordinary question, to reckon memory with."""
+PROMPTS_KEPT = 4096
+"""Beginnings of prompts that are kept: of every frame of a few windows, for all that is asked about them."""
 
 
 class Shadow:
@@ -56,6 +59,7 @@ class Shadow:
         self.decoder = first_layers(llm.language.decoder, num_layers)
         self.num_tokens = 0
         """Tokens that went through these layers so far."""
+        self._before = lru_cache(PROMPTS_KEPT)(self._render)
 
     @property
     def hidden_size(self) -> int:
@@ -68,7 +72,7 @@ class Shadow:
 
         A pass is small, `SEQUENCES_PER_CALL` pooled frames; one that does not fit is halved.
         """
-        memory, per_frame = self.llm.memory, len(self._before([0.0])) + QUESTION_TOKENS
+        memory, per_frame = self.llm.memory, len(self._before(0.0)) + QUESTION_TOKENS
         tokens = per_frame - self.llm.parts.tokens_per_frame + self.tokens_per_frame
         kept = self.num_layers * memory.row_bytes // self.llm.language.num_layers + 2 * memory.embed_bytes
         pooling = 4 * memory.frame_bytes
@@ -82,7 +86,7 @@ class Shadow:
         Raises:
             AnswerError: a text holds one of the model's own marks or no token, or memory does not suffice.
         """
-        before = self._before(())
+        before = self._before()
         asked = [self._ids(text) for text in texts]
 
         def read(part: Sequence[list[int]]) -> list[torch.Tensor]:
@@ -136,13 +140,13 @@ class Shadow:
 
     # --- sequences ---------------------------------------------------------------------------------------------
 
-    def _before(self, times_s: Sequence[float]) -> list[int]:
+    def _render(self, *times_s: float) -> tuple[int, ...]:
         """Return the tokens of a prompt up to its question, frames at full resolution."""
         parts = self.llm.parts
         per_frame = parts.tokens_per_frame + parts.family.separators
         shown = prompt_text(parts.family, parts.placeholder, times_s, per_frame, TRIAL)
         text = render(parts.tokenizer, parts.template, shown)
-        return prompt_ids(parts.tokenizer, text[: text.rindex(TRIAL)])
+        return tuple(prompt_ids(parts.tokenizer, text[: text.rindex(TRIAL)]))
 
     def _ids(self, text: str) -> list[int]:
         """Return the tokens of a question by itself, so that it is known which ones are its own.
@@ -180,7 +184,7 @@ class Shadow:
         segments: list[Segment] = []
         visual: list[torch.Tensor] = []
         for clip, (_, time_s) in zip(clips, frames, strict=True):
-            ids = self._before([time_s])
+            ids = self._before(time_s)
             cut = len(ids) - ids[::-1].index(llm.parts.config.image_token_id)
             head = llm.assemble(ids[:cut], clip)
             behind_L = torch.tensor([*ids[cut:], *asked], device=language.device)

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from actors.models import video_llm
-from actors.models.prompting import pad_lone_frame, process_frames
+from actors.models.prompting import pad_lone_frame, process_frames, render
 from actors.models.shadow import Shadow
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, ModelError
@@ -81,7 +81,7 @@ def library_states(model, llm, ids, row=None):
 def frame_ids(llm, kept):
     """Return the tokens of frame `kept` and its question, and where its visual tokens are."""
     one = shadow(llm)
-    ids = [*one._before([TIMES_S[kept]]), *one._ids(TEXT)]
+    ids = [*one._before(TIMES_S[kept]), *one._ids(TEXT)]
     visual = [at for at, token in enumerate(ids) if token == llm.parts.config.image_token_id]
     return ids, visual[: llm.parts.tokens_per_frame]
 
@@ -119,7 +119,7 @@ def test_a_question_is_the_mean_of_its_own_tokens(load, library, kind):
     found = one.question_states(texts)
     assert found.shape == (3, HIDDEN)
     assert found.dtype == torch.float32
-    before = one._before(())
+    before = one._before()
     assert one.num_tokens == sum(len(before) + len(one._ids(text)) for text in texts)
     for text, state in zip(texts, found, strict=True):
         ids = [*before, *one._ids(text)]
@@ -171,6 +171,20 @@ def test_a_frame_does_not_depend_on_its_neighbours(load):
     for row in range(3):
         alone = shadow(llm, tokens=4).frame_states(features, [row], [TIMES_S[row]], TEXT)[0]
         assert torch.allclose(many[row::3], alone.expand(7, -1), atol=1e-5)
+
+
+def test_a_frames_prompt_is_written_once_for_all_that_is_asked(load, monkeypatch):
+    llm = load("smolvlm")
+    one, features, written = shadow(llm), llm.encode(PIXELS), []
+
+    def write(*args):
+        written.append(args)
+        return render(*args)
+
+    monkeypatch.setattr("actors.models.shadow.render", write)
+    for text in (TEXT, "a dog"):
+        one.frame_states(features, (0, 1, 2), TIMES_S, text)
+    assert len(written) == len(TIMES_S)
 
 
 def test_states_can_be_learnt_from(load):
