@@ -222,5 +222,5 @@ def test_settings_that_change_no_result_do_not_count():
 
 @pytest.mark.parametrize("stages", ["", "4", "1,1", "1 2"])
 def test_stages_that_are_none(stages):
-    with pytest.raises(ConfigError, match="--stages .* expected"):
+    with pytest.raises(ConfigError, match=r"--stages .* expected"):
         RoutersConfig(stages=stages)
