@@ -3,7 +3,8 @@
 From a random start the model stays at chance for a very long time: nothing ties the word "star" to what a star looks
 like, and no attention looks from one to the other. So the projector is brought, in closed form, to write each visual
 token as the sum of the words for what is in its cell; and attention begins as likeness, values as copies (after
-"Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828). Learning goes on from there.
+"Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828). One head begins as a clock: it looks at the time
+written last and copies it, so that a visual token knows when it is shown. Learning goes on from there.
 
 Shape letters: N tokens, D hidden size.
 """
@@ -24,6 +25,9 @@ TEXT_MARK = 0.7
 """How much of the common mark of words is in each of them."""
 LOOK_AT_PICTURES = 12.0
 """How much the first layer's queries prefer visual tokens to words."""
+CLOCK_TURNS = {2: 0.5, 3: 1.0, 4: 1.0}
+"""Rotary frequencies of the clock's head, by number, and how much each counts: near times count most."""
+CLOCK_GAIN = 2.7
 PLACE = 0.7
 """How much of its row and of its column is in a visual token."""
 
@@ -42,11 +46,12 @@ def begin(model: Any, tokens_ND: torch.Tensor, labels: npt.NDArray[np.uint8]) ->
     words = model.get_input_embeddings().weight
     named = list(dict.fromkeys(name for name in (*ls.THINGS, *ls.INKS, *ls.NUMERALS) if name in ls.WORDS))
     code = dict(zip(named, basis, strict=False))
-    empty, unnamed, picture, text, *places = basis[len(named) : len(named) + 4 + 2 * SIDE]
+    empty, unnamed, picture, text, time, *places = basis[len(named) : len(named) + 5 + 2 * SIDE]
     rows, columns = torch.stack(places[:SIDE]), torch.stack(places[SIDE:])
     words.normal_(0, 1 / math.sqrt(HIDDEN))
-    for second, value in enumerate(_clock()):
-        words[ls.WORDS[f"<{second}s>"]] = value
+    seconds = _seconds()
+    for second, value in enumerate(seconds):
+        words[ls.WORDS[f"<{second}s>"]] = value + time
         words[ls.WORDS[str(second)]] = value
     for name, value in code.items():
         words[ls.WORDS[name]] = value
@@ -65,6 +70,7 @@ def begin(model: Any, tokens_ND: torch.Tensor, labels: npt.NDArray[np.uint8]) ->
     wanted_ND = things[thing] + inks[ink] + numerals[numeral] + where + picture
     first = model.get_decoder().layers[0].self_attn
     first.q_proj.bias.copy_(LOOK_AT_PICTURES * first.k_proj.weight @ (picture - text))
+    _tell_time(first, seconds, time)
     return _project(model, tokens_ND.float(), wanted_ND)
 
 
@@ -89,7 +95,23 @@ def _attend_to_likes(model: Any) -> None:
             projection.bias.zero_()
 
 
-def _clock() -> torch.Tensor:
+def _tell_time(attention: Any, seconds: torch.Tensor, time: torch.Tensor) -> None:
+    """Make the last head look at the last token that has the mark of times, and copy what tells seconds apart."""
+    width = HIDDEN // attention.config.num_attention_heads
+    head = slice(HIDDEN - width, HIDDEN)
+    for weight in (attention.q_proj, attention.k_proj, attention.v_proj):
+        weight.weight[head] = 0
+        weight.bias[head] = 0
+    for turn, share in CLOCK_TURNS.items():
+        attention.q_proj.bias[head.start + turn] = CLOCK_GAIN * share
+        attention.k_proj.weight[head.start + turn] = CLOCK_GAIN * time
+    apart = torch.linalg.svd(seconds - seconds.mean(0), full_matrices=False)[2][: width - 1]
+    attention.v_proj.weight[head.start : HIDDEN - 1] = apart
+    attention.o_proj.weight[:, head] = 0
+    attention.o_proj.weight[:, head.start : HIDDEN - 1] = apart.T
+
+
+def _seconds() -> torch.Tensor:
     """Return one vector of length 1 per second; near seconds are alike."""
     periods_s = torch.exp(torch.linspace(math.log(4), math.log(90), HIDDEN // 2))
     angle = torch.arange(SECONDS)[:, None] * 2 * math.pi / periods_s

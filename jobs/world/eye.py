@@ -83,7 +83,7 @@ def _right(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[float]
     return [round(share, 3) for share in shares]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(model: Any, clips: Clips, seed: int) -> torch.Tensor:
     """Return the visual tokens of every clip in every size, float16 [clips, T * sum of SIZES, D]."""
     model.eval()
