@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from actors.models.heads import Heads, ImageHead, SemanticHead, save_heads
 from actors.models.packaged import folder_of
 from jobs.training.measures import head_loss, measure
