@@ -100,7 +100,7 @@ class RouterMeasures:
             self._note("dual encoder", stand_out(proposed_N), truth_N)
             for name, router in self.routers.items():
                 for most in (*PROPOSED, len(pts_s_N)):
-                    index = plan_evidence(proposed_N, pts_s_N, most)
+                    index = plan_evidence(proposed_N, pts_s_N, most, min_gap_s=0.0)
                     said = router.relevance(features, index, pts_s_N[list(index)].tolist(), query.text)
                     cascade = self.cascades.setdefault((name, len(index)), Cascade())
                     cascade.true += int(truth_N.sum())
