@@ -80,7 +80,7 @@ QUERIES = {
     "arabic": {"kind": "flag", "text": "هل هناك حريق؟"},
     "emoji": {
         "kind": "choose",
-        "text": "🔥👩\u200d👩\u200d👧?",
+        "text": "What of 🔥👩\u200d👩\u200d👧?",
         "choices": ["🔥", "火", "نعم", "a \u202e b"],
     },
     "control": {"kind": "flag", "text": "a\x00b\x07\x1b[31m \ufeff\u200bc\u2028d"},
