@@ -16,13 +16,12 @@ from ray.train.torch import TorchTrainer
 from jobs.answer import _unwrapped as unwrapped  # pyright: ignore[reportPrivateUsage]
 from jobs.cluster import Seat
 from jobs.flow import DECODING, LIGHT, actors, on_rows
-from jobs.training import parts
 from jobs.training.labeller import Labeller
 from jobs.training.loop import read_checkpoint
 from jobs.training.settings import RoutersConfig
 from jobs.training.states import StateReader, read_states
 from jobs.training.tables import LOOKED
-from pipeline.errors import JobError
+from pipeline.errors import ConfigError, JobError
 from pipeline.rows import Row
 
 MIN_BLOCKS, PARTS_PER_BLOCK = 8, 32
@@ -43,20 +42,18 @@ def probed(
     folder: str,
 ) -> Dataset:
     """Groups of questions (tables.GROUP) -> probed questions, one file per group in a folder."""
-    found = _looked(groups, look).map_batches(
-        Labeller, fn_constructor_args=made, **actors(seat, windows_per_call=per_call)
+    return _looked(groups, look).map_batches(
+        Labeller, fn_constructor_args=(folder, *made), **actors(seat, windows_per_call=per_call)
     )
-    return found.map_batches(partial(parts.write, folder), **LIGHT)
 
 
 def states(
     groups: Sequence[Row], look: Callable[[Row], Row], made: tuple[Any, ...], seat: Seat, folder: str
 ) -> Dataset:
     """Groups of labels (tables.GROUP) -> what the heads read of them, one file per group in a folder."""
-    found = _looked(groups, look).map_batches(
-        StateReader, fn_constructor_args=made, **actors(seat, windows_per_call=1)
+    return _looked(groups, look).map_batches(
+        StateReader, fn_constructor_args=(folder, *made), **actors(seat, windows_per_call=1)
     )
-    return found.map_batches(partial(parts.write, folder), **LIGHT)
 
 
 def _looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
@@ -113,6 +110,7 @@ def fit(
 
     Raises:
         JobError: workers died more often than allowed.
+        ConfigError: the run has more epochs behind it than are wanted.
     """
     place = Path(out).absolute() / "_runs" / name
     if (done := _finished(place, spec["epochs"])) is not None:
@@ -143,8 +141,16 @@ def fit(
         raise JobError(msg)
     with result.checkpoint.as_directory() as folder:
         state = read_checkpoint(Path(folder))
+    if len(state["history"]) > spec["epochs"]:
+        msg = (
+            f"{name}: {len(state['history'])} epochs were trained before, more than the {spec['epochs']} asked for now;"
+            f" ask for as many with --epochs, or remove {place} to begin anew"
+        )
+        raise ConfigError(msg)
     done = {"epochs": len(state["history"]), "checkpoint": Path(result.checkpoint.path).name}
-    (place / FINISHED_FILE).write_text(json.dumps(done))
+    part = place / f"{FINISHED_FILE}.part"
+    part.write_text(json.dumps(done))
+    part.replace(place / FINISHED_FILE)
     return state
 
 

@@ -22,6 +22,7 @@ from actors.models import (
     ScorerEntry,
     WindowView,
 )
+from jobs.training import parts
 from jobs.training.questions import Question
 from jobs.training.search import Found, Judged, Show, probe, search_frames, trust_frames
 from jobs.training.settings import LabelConfig
@@ -37,13 +38,14 @@ Probing = Generator[Plan, Judged, Row]
 
 
 class Labeller:
-    """Turns looked-at videos (tables.LOOKED) into one probed row per question (tables.PROBED)."""
+    """Turns looked-at videos (tables.LOOKED) into a part each, one probed row per question (tables.PROBED)."""
 
     def __init__(
-        self, make: Callable[..., Answerer], scorer: ScorerEntry, config: LabelConfig, facts: AnswererFacts,
-        device: Device, num_gpus: float = 0.0,
+        self, folder: str, make: Callable[..., Answerer], scorer: ScorerEntry, config: LabelConfig,
+        facts: AnswererFacts, device: Device, num_gpus: float = 0.0,
     ) -> None:  # fmt: skip
         limit_gpu_memory(num_gpus, device)
+        self.folder = folder
         self.config = config
         self.facts = facts
         self.answerer = make(config.answer, config.compress, device)
@@ -57,10 +59,13 @@ class Labeller:
         }
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return tables.PROBED; the questions of a video that was not read carry its reason."""
+        """Write tables.PROBED, and return parts.DONE; the questions of a video that was not read carry its reason.
+
+        Written here, where a part is whole: between stages Ray may cut a table.
+        """
         with exit_on_poisoned_cuda():
             found = [row for group in rows.to_rows(table) for row in self._label(group)]
-        return rows.to_table(found, PROBED)
+        return parts.write(self.folder, rows.to_table(found, PROBED))
 
     def _label(self, group: Row) -> list[Row]:
         questions = [read_question(values) for values in json.loads(group["questions"])]

@@ -23,7 +23,7 @@ from jobs.training.label import FACTS_FILE
 from jobs.training.look import look_again
 from jobs.training.loop import Spec, make_head, train_head
 from jobs.training.settings import RoutersConfig, StageConfig, fingerprint
-from jobs.training.states import DEV, TRAIN
+from jobs.training.states import DEV, TEST, TRAIN
 from pipeline import store
 from pipeline.config import JobConfig, WindowConfig
 from pipeline.errors import ConfigError, ModelError
@@ -215,9 +215,9 @@ def _check_rows(head: str, folder: str, names: Sequence[str], config: RoutersCon
             why = why or row["error_message"]
     if counts[TRAIN] < config.num_workers:
         msg = (
-            f"found {counts[TRAIN]} rows to train the {head} head on ({counts[DEV]} held back, {counts['failed']}"
-            f" failed{': ' + why if why else ''}), expected at least one for each of {config.num_workers} workers;"
-            " label more questions, or lower --num-workers or --dev-share"
+            f"found {counts[TRAIN]} rows to train the {head} head on ({counts[DEV]} held back, {counts[TEST]} of the"
+            f" test split, {counts['failed']} failed{': ' + why if why else ''}), expected at least one for each of"
+            f" {config.num_workers} workers; label more questions, or lower --num-workers or --dev-share"
         )
         raise ConfigError(msg)
     if not counts[DEV]:

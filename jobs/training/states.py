@@ -44,12 +44,14 @@ def split_of(split: str, video: str, dev_share: float) -> str:
 
 
 class StateReader:
-    """Turns groups of labels with their frames (tables.LOOKED) into rows of tables.STATES."""
+    """Turns groups of labels with their frames (tables.LOOKED) into a part each, of tables.STATES."""
 
     def __init__(
-        self, make: Callable[..., Answerer], config: RoutersConfig, device: Device, num_gpus: float = 0.0
-    ) -> None:
+        self, folder: str, make: Callable[..., Answerer], config: RoutersConfig, device: Device,
+        num_gpus: float = 0.0,
+    ) -> None:  # fmt: skip
         limit_gpu_memory(num_gpus, device)
+        self.folder = folder
         llm = make(config.answer, CompressConfig(), device)
         if not isinstance(llm, VideoLlm):
             msg = f"model {config.answer.model!r}: heads read video language models of known families only"
@@ -59,10 +61,13 @@ class StateReader:
         self.dev_share = config.dev_share
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the states of every label; one that cannot be read, and those of a lost video, say why."""
+        """Write the states of every label, and return parts.DONE; one that cannot be read says why.
+
+        Written here, where a part is whole: between stages Ray cuts a table of more than some 50 MB.
+        """
         with exit_on_poisoned_cuda():
             found = [row for group in rows.to_rows(table) for row in self._read(group)]
-        return rows.to_table(found, STATES)
+        return parts.write(self.folder, rows.to_table(found, STATES))
 
     def _read(self, group: Row) -> list[Row]:
         labels: list[Row] = json.loads(group["questions"])
