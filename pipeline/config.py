@@ -139,6 +139,8 @@ class PlanConfig:
 
     router: str = "rules"
     """Entry of ROUTERS, or `package.module:function`."""
+    selector: str = "relevance"
+    """Entry of FRAME_SELECTORS, or `package.module:function`: who spends the budget on which frames."""
     budget_tokens: Count = 8192
     """Visual tokens one (window, query) may spend when the query names no budget of its own."""
     scale_global: Count = 2
@@ -163,6 +165,10 @@ class CompressConfig:
     """Entry of TOKEN_COMPRESSORS, or `package.module:function`."""
     prune_ratio: Fraction = 0.7
     """Share of a comparable frame's tokens that temporal methods throw away (DyCoke K)."""
+    threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Likeness above which temporal methods throw a token away instead: the number left follows the picture."""
+    scope: Literal["video", "frame"] = "video"
+    """Whether prune-ratio is of all comparable tokens, so that still stretches lose more, or of each frame's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

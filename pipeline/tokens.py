@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 
+from pipeline.config import CompressConfig
+
 
 @dataclass(frozen=True, slots=True)
 class VisualTokens:
@@ -25,6 +27,10 @@ class VisualTokens:
     """Tokens of one uncompressed frame; frame of a token = source // num_per_frame."""
     grid: tuple[int, int]
     """Rows and columns of one uncompressed frame; rows x columns = num_per_frame."""
+    pixels_THWC: torch.Tensor | None = None
+    """[T, H, W, 3] uint8: the frames as the model saw them; only for compressors that declare to need them."""
+    probes_PD: torch.Tensor | None = None
+    """[P, D]: what questions of any kind look like among the model's own token embeddings; likewise."""
 
     def __post_init__(self) -> None:
         """Refuse tensors whose lengths disagree."""
@@ -50,11 +56,15 @@ class CompressFn(Protocol):
     """Shorten a clip to its plan: at most `plan_T[t]` tokens of frame t, 0 drops the frame.
 
     Input holds every token of T = len(plan_T) frames. Output is sorted by `source_N`, a plan that asks for
-    everything with `prune_ratio` 0 returns the input bit for bit, and the same input gives the same output.
+    everything with `prune_ratio` 0 and no `threshold` returns the input bit for bit, and the same input gives the
+    same output.
+
+    Raises:
+        AnswerError: the tokens, or what the method needs beside them, cannot be used; the message names the frame.
     """
 
     def __call__(
-        self, tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float
+        self, tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig
     ) -> VisualTokens: ...
 
 
@@ -98,6 +108,8 @@ def take(tokens: VisualTokens, index_M: torch.Tensor) -> VisualTokens:
         weight_N=tokens.weight_N[index_M],
         num_per_frame=tokens.num_per_frame,
         grid=tokens.grid,
+        pixels_THWC=tokens.pixels_THWC,
+        probes_PD=tokens.probes_PD,
     )
 
 
@@ -109,5 +121,7 @@ def join(parts: Sequence[VisualTokens]) -> VisualTokens:
         weight_N=torch.cat([part.weight_N for part in parts]),
         num_per_frame=parts[0].num_per_frame,
         grid=parts[0].grid,
+        pixels_THWC=parts[0].pixels_THWC,
+        probes_PD=parts[0].probes_PD,
     )
     return take(joined, torch.argsort(joined.source_N))

@@ -9,6 +9,7 @@ import torch
 
 from actors.models import RouterEntry, RouterFacts, ScorerEntry, ScorerFacts
 from pipeline import reduce
+from pipeline.config import CompressConfig
 from pipeline.decode import open_pyav
 from pipeline.frames import FrameSize, LookFn, Policy, Shot
 from pipeline.route import Route
@@ -34,9 +35,9 @@ def always_global(text: str, kind: str) -> Route:
     return Route("global", 0.25, "always")
 
 
-def first_tokens(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
+def first_tokens(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:
     """Keep the first token of every frame that may keep any."""
-    del prune_ratio
+    del settings
     first = [frame * tokens.num_per_frame for frame, planned in enumerate(plan_T) if planned]
     return take(tokens, torch.tensor(first))
 

@@ -111,7 +111,7 @@ class Shadow:
         """
 
         def read(part: Sequence[tuple[int, float]]) -> list[torch.Tensor]:
-            found = self._forward(self._frames(features, part, text))
+            found = self._forward(self.frame_segments(features, part, text))
             return [torch.cat([states[:-1].float().mean(0), states[-1].float()]) for states in found]
 
         frames = list(zip(index, times_s, strict=True))
@@ -127,7 +127,7 @@ class Shadow:
 
         def read(part: Sequence[tuple[int, float]]) -> list[torch.Tensor]:
             gazes = [Gaze() for _ in part]
-            segments = self._frames(features, part, text)
+            segments = self.frame_segments(features, part, text)
             watched = [
                 replace(one, watch=gaze.look(one.keep_R[:-1]))
                 for one, gaze in zip(segments, gazes, strict=True)
@@ -139,6 +139,15 @@ class Shadow:
         return self._stack(self._in_chunks(read, frames, "frames in the first layers"))
 
     # --- sequences ---------------------------------------------------------------------------------------------
+
+    def question_segments(self, texts: Sequence[str]) -> list[Segment]:
+        """Return one sequence per text, its own tokens kept, for a pass of the caller's.
+
+        Raises:
+            AnswerError: see `question_states`.
+        """
+        before = self._before()
+        return [self._text(before, self._ids(text)) for text in texts]
 
     def _render(self, *times_s: float) -> tuple[int, ...]:
         """Return the tokens of a prompt up to its question, frames at full resolution."""
@@ -174,10 +183,14 @@ class Shadow:
         trunk_L = torch.full((len(embeds_LD),), TRUNK, device=device)
         return Segment(tree, trunk_L, embeds_LD, positions_PL, keep_R)
 
-    def _frames(
+    def frame_segments(
         self, features: "FrameFeatures", frames: Sequence[tuple[int, float]], text: str
     ) -> list[Segment]:
-        """Return one sequence per (frame, time); its visual tokens and its last are kept."""
+        """Return one sequence per (frame, time); its visual tokens and its last are kept.
+
+        Raises:
+            AnswerError: see `question_states`.
+        """
         asked = self._ids(text)
         llm, language = self.llm, self.llm.language
         clips = self._pool(features, [row for row, _ in frames])
@@ -211,7 +224,7 @@ class Shadow:
         plan = [self.tokens_per_frame] * len(index)
 
         def pool(values_NKD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            pooled = pool_grid(whole_frames(values_NKD[index], self.llm.parts.grid), plan, prune_ratio=0.0)
+            pooled = pool_grid(whole_frames(values_NKD[index], self.llm.parts.grid), plan)
             places_NC = pooled.source_N.unflatten(0, (len(index), -1)) % per_frame
             return pooled.values_ND.unflatten(0, (len(index), -1)), places_NC[0]
 

@@ -117,7 +117,7 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
         "AutoModelForImageTextToText", parts.files, config.dtype, device,
         attention=config.attention, quantize=config.quantize, compile=config.compile,
     )  # fmt: skip
-    llm = VideoLlm(parts, model, compressor, compress.prune_ratio, config)
+    llm = VideoLlm(parts, model, compressor, compress, config)
     if device == "cuda" or config.compile:
         llm.warm_up()
     return llm
@@ -127,13 +127,13 @@ class VideoLlm:
     """Holds one model; see the module."""
 
     def __init__(
-        self, parts: Preprocessing, model: Any, compress: CompressFn, prune_ratio: float, config: AnswerConfig
+        self, parts: Preprocessing, model: Any, compress: CompressFn, settings: CompressConfig, config: AnswerConfig
     ) -> None:
         self.parts = parts
         self.model = model
         self.device: Device = model.device.type
         self.compress = compress
-        self.prune_ratio = prune_ratio
+        self.settings = settings
         self.config = config
         use_trees(model)
         family = parts.family
@@ -298,7 +298,7 @@ class VideoLlm:
         """
         index = list(picked)
         clip = whole_frames(features.values_NKD[index], self.parts.grid)
-        kept = self.compress(clip, [tokens for _, tokens in plan], prune_ratio=self.prune_ratio)
+        kept = self.compress(clip, [tokens for _, tokens in plan], self.settings)
         tokens_T = torch.bincount(kept.frame_N, minlength=len(plan))
         for (row, planned), found in zip(plan, tokens_T.tolist(), strict=True):
             if found > planned:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.compress.uniform import pool_grid
+from pipeline.config import CompressConfig
 from pipeline.tokens import VisualTokens, by_frame, join, take
 
 WINDOW = 4
@@ -17,12 +18,12 @@ STEPS_BACK = (0, 1, 2, 1)
 """How far back the reference of each frame of a window lies; 0 = anchor, compared with nothing."""
 
 
-def prune_similar(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
+def prune_similar(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:
     """Return the clip without the tokens that are most like the same place of a reference frame.
 
     DyCoke (arXiv 2411.15024, CVPR 2025), temporal token merging: in windows of 4 frames, frame 1 is compared with
     frame 0, frame 3 with frame 2 and frame 2 with frame 0, by the cosine between tokens of the same place; a
-    compared frame keeps its floor((1 - prune_ratio) N) least similar tokens. References are unpruned frames.
+    compared frame keeps its floor((1 - K) N) least similar tokens. References are unpruned frames.
     Despite the method's name nothing is averaged in compared frames. 32 frames of 196 tokens at full plan leave
     4,856 / 3,920 / 2,960 tokens at prune ratios 0.3 / 0.5 / 0.7.
 
@@ -35,7 +36,7 @@ def prune_similar(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: f
     Args:
         tokens: all tokens of T frames.
         plan_T: most tokens of each frame.
-        prune_ratio: share of a compared frame's tokens thrown away (K), in [0, 1].
+        settings: `prune_ratio` is the share of a compared frame's tokens thrown away (K).
     """
     values_TND = by_frame(tokens, len(plan_T))
     device = values_TND.device
@@ -50,12 +51,10 @@ def prune_similar(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: f
         values_TND[compared].to(wide), values_TND[references].to(wide), dim=-1
     )
     # 1e-9: (1 - 0.9) x 10 is 0.9999999999999998 in floating point, and 1 in the paper
-    most = math.floor((1.0 - prune_ratio) * tokens.num_per_frame + 1e-9)
+    most = math.floor((1.0 - settings.prune_ratio) * tokens.num_per_frame + 1e-9)
     limit_F = torch.tensor([min(plan_T[frame], most) for frame in compared], dtype=torch.int64, device=device)
     rank_FN = similarity_FN.argsort(dim=-1, stable=True).argsort(dim=-1)
     kept_TN = torch.zeros(values_TND.shape[:2], dtype=torch.bool, device=device)
     kept_TN[compared] = rank_FN < limit_F[:, None]
-    pooled = pool_grid(
-        tokens, [plan if frame in anchors else 0 for frame, plan in enumerate(plan_T)], prune_ratio=0.0
-    )
+    pooled = pool_grid(tokens, [plan if frame in anchors else 0 for frame, plan in enumerate(plan_T)])
     return join([pooled, take(tokens, kept_TN.flatten().nonzero()[:, 0])])

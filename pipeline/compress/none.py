@@ -4,16 +4,17 @@ from collections.abc import Sequence
 
 import torch
 
+from pipeline.config import CompressConfig
 from pipeline.tokens import VisualTokens, by_frame, take
 
 
-def keep_whole(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
+def keep_whole(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:
     """Return the frames whose plan holds all their tokens; the others are dropped, never cut.
 
     The baseline every method is compared with. It needs a plan of whole frames (`scale_global` = 1): at scale 2 no
-    frame's plan holds a whole frame, and nothing is left. `prune_ratio` is not used.
+    frame's plan holds a whole frame, and nothing is left. No setting is used.
     """
-    del prune_ratio
+    del settings
     num_frames = len(by_frame(tokens, len(plan_T)))
     kept_T = torch.tensor([plan >= tokens.num_per_frame for plan in plan_T], dtype=torch.bool)
     if len(kept_T) == num_frames and bool(kept_T.all()):

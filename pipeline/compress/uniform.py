@@ -9,22 +9,28 @@ from functools import lru_cache
 
 import torch
 
+from pipeline.config import CompressConfig
 from pipeline.tokens import VisualTokens, by_frame, join, take
 
 MAX_STRETCH = 2.0
 """How many times harder one side of the grid may be pooled than the other."""
 
 
-def pool_grid(tokens: VisualTokens, plan_T: Sequence[int], *, prune_ratio: float) -> VisualTokens:
+def pool_to_plan(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:
+    """Return each frame averaged to the finest grid that its plan holds (see `pool_grid`). No setting is used."""
+    del settings
+    return pool_grid(tokens, plan_T)
+
+
+def pool_grid(tokens: VisualTokens, plan_T: Sequence[int]) -> VisualTokens:
     """Return each frame averaged to the finest grid that its plan holds (see `pooled_grid`).
 
     VideoRouter (arXiv 2605.05848) pools spatially and gives token counts only; averaging over equal cells and the
     shape of the grid are ours. Cells never overlap, so weights (tokens per cell) sum to the tokens of a frame;
     `torch.nn.functional.adaptive_avg_pool2d` gives the same values where the grid divides and overlapping cells
     where it does not. A frame whose plan holds all its tokens is passed on untouched. Sums are taken in float32 or
-    wider. `prune_ratio` is not used. O(N D) time and memory.
+    wider. O(N D) time and memory.
     """
-    del prune_ratio
     values_TND = by_frame(tokens, len(plan_T))
     if all(plan >= tokens.num_per_frame for plan in plan_T):
         return tokens

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.compress import TOKEN_COMPRESSORS
+from pipeline.config import CompressConfig
 from pipeline.tokens import VisualTokens, by_frame, whole_frames
 
 pytestmark = pytest.mark.parametrize("name", sorted(TOKEN_COMPRESSORS))
@@ -34,7 +35,7 @@ def clips_and_plans(draw) -> tuple[VisualTokens, list[int]]:
 @given(clips_and_plans(), PRUNE_RATIOS)
 def test_obeys_the_contract(name, case, prune_ratio):
     tokens, plan = case
-    found = TOKEN_COMPRESSORS[name](tokens, plan, prune_ratio=prune_ratio)
+    found = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
     counts = torch.bincount(found.frame_N, minlength=len(plan)).tolist()
     assert len(counts) == len(plan)
     assert all(count <= limit for count, limit in zip(counts, plan, strict=True))
@@ -49,7 +50,7 @@ def test_obeys_the_contract(name, case, prune_ratio):
 @given(clips_and_plans(), PRUNE_RATIOS)
 def test_a_frame_never_stands_for_more_tokens_than_it_had(name, case, prune_ratio):
     tokens, plan = case
-    found = TOKEN_COMPRESSORS[name](tokens, plan, prune_ratio=prune_ratio)
+    found = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
     assert bool((found.weight_N >= 1).all())
     weights = torch.zeros(len(plan)).index_add(0, found.frame_N, found.weight_N)
     assert bool((weights <= tokens.num_per_frame).all())
@@ -58,7 +59,7 @@ def test_a_frame_never_stands_for_more_tokens_than_it_had(name, case, prune_rati
 @given(clips())
 def test_a_full_plan_returns_the_input_bit_for_bit(name, tokens):
     frames = len(tokens.values_ND) // tokens.num_per_frame
-    found = TOKEN_COMPRESSORS[name](tokens, [tokens.num_per_frame] * frames, prune_ratio=0.0)
+    found = TOKEN_COMPRESSORS[name](tokens, [tokens.num_per_frame] * frames, CompressConfig(prune_ratio=0.0))
     assert torch.equal(found.values_ND, tokens.values_ND)
     assert torch.equal(found.source_N, tokens.source_N)
     assert torch.equal(found.weight_N, tokens.weight_N)
@@ -68,8 +69,8 @@ def test_a_full_plan_returns_the_input_bit_for_bit(name, tokens):
 def test_same_input_gives_same_output_and_is_left_alone(name, case, prune_ratio):
     tokens, plan = case
     before = tokens.values_ND.clone()
-    first = TOKEN_COMPRESSORS[name](tokens, plan, prune_ratio=prune_ratio)
-    second = TOKEN_COMPRESSORS[name](tokens, plan, prune_ratio=prune_ratio)
+    first = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
+    second = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
     assert torch.equal(first.values_ND, second.values_ND)
     assert torch.equal(first.source_N, second.source_N)
     assert torch.equal(tokens.values_ND, before)
@@ -80,7 +81,9 @@ def test_dropped_frames_do_not_matter(name, case, prune_ratio):
     tokens, plan = case
     values = by_frame(tokens, len(plan)).clone()
     values[[limit == 0 for limit in plan]] = 7.0
-    other = TOKEN_COMPRESSORS[name](whole_frames(values, tokens.grid), plan, prune_ratio=prune_ratio)
-    found = TOKEN_COMPRESSORS[name](tokens, plan, prune_ratio=prune_ratio)
+    other = TOKEN_COMPRESSORS[name](
+        whole_frames(values, tokens.grid), plan, CompressConfig(prune_ratio=prune_ratio)
+    )
+    found = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
     assert torch.equal(other.values_ND, found.values_ND)
     assert torch.equal(other.source_N, found.source_N)

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.compress.uniform import pooled_grid
+from pipeline.config import CompressConfig
 from pipeline.tokens import VisualTokens, whole_frames
 
 PLANS = [
@@ -100,7 +101,7 @@ def test_every_compressor_has_a_reference():
 @pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_equals_the_slow_reference(name, plan, prune_ratio):
     tokens = clip(len(plan), (3, 4))
-    found = TOKEN_COMPRESSORS[name](tokens, plan, prune_ratio=prune_ratio)
+    found = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
     values, sources, weights = REFERENCES[name](tokens, plan, prune_ratio)
     assert found.source_N.tolist() == sources
     assert found.weight_N.tolist() == weights
@@ -109,7 +110,9 @@ def test_equals_the_slow_reference(name, plan, prune_ratio):
 
 @pytest.mark.parametrize(("prune_ratio", "expected"), [(0.0, 6272), (0.3, 4856), (0.5, 3920), (0.7, 2960)])
 def test_dycoke_leaves_the_published_number_of_tokens(prune_ratio, expected):
-    found = TOKEN_COMPRESSORS["dycoke"](clip(32, (14, 14)), [196] * 32, prune_ratio=prune_ratio)
+    found = TOKEN_COMPRESSORS["dycoke"](
+        clip(32, (14, 14)), [196] * 32, CompressConfig(prune_ratio=prune_ratio)
+    )
     assert len(found.values_ND) == expected
 
 
@@ -117,7 +120,9 @@ def test_dycoke_leaves_the_published_number_of_tokens(prune_ratio, expected):
     ("frames", "expected"), [(1, 196), (2, 294), (3, 392), (4, 490), (5, 686), (33, 4116)]
 )
 def test_dycoke_keeps_short_and_odd_windows(frames, expected):
-    found = TOKEN_COMPRESSORS["dycoke"](clip(frames, (14, 14)), [196] * frames, prune_ratio=0.5)
+    found = TOKEN_COMPRESSORS["dycoke"](
+        clip(frames, (14, 14)), [196] * frames, CompressConfig(prune_ratio=0.5)
+    )
     assert len(found.values_ND) == expected
     assert found.frame_N.unique().tolist() == list(range(frames))
 
@@ -127,7 +132,9 @@ def test_dycoke_keeps_what_moves():
     values = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(1)).repeat(4, 1, 1)
     for frame in range(4):
         values[frame, 3 + frame] = torch.randn(8, generator=torch.Generator().manual_seed(90 + frame))
-    found = TOKEN_COMPRESSORS["dycoke"](whole_frames(values, (4, 4)), [16] * 4, prune_ratio=14 / 16)
+    found = TOKEN_COMPRESSORS["dycoke"](
+        whole_frames(values, (4, 4)), [16] * 4, CompressConfig(prune_ratio=14 / 16)
+    )
     assert [found.source_N[found.frame_N == frame].tolist() for frame in (1, 2, 3)] == [
         [16 + 3, 16 + 4],
         [32 + 3, 32 + 5],
@@ -136,12 +143,14 @@ def test_dycoke_keeps_what_moves():
 
 
 def test_dycoke_does_not_lose_a_token_to_floating_point():
-    found = TOKEN_COMPRESSORS["dycoke"](clip(2, (2, 5)), [10, 10], prune_ratio=0.9)
+    found = TOKEN_COMPRESSORS["dycoke"](clip(2, (2, 5)), [10, 10], CompressConfig(prune_ratio=0.9))
     assert len(found.values_ND) == 11
 
 
 def test_dycoke_takes_frames_of_zeros():
-    found = TOKEN_COMPRESSORS["dycoke"](whole_frames(torch.zeros(2, 4, 3), (2, 2)), [4, 4], prune_ratio=0.5)
+    found = TOKEN_COMPRESSORS["dycoke"](
+        whole_frames(torch.zeros(2, 4, 3), (2, 2)), [4, 4], CompressConfig(prune_ratio=0.5)
+    )
     assert found.source_N.tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -166,7 +175,7 @@ def test_grid_after_pooling(grid, max_tokens, expected):
 
 def test_uniform_is_adaptive_average_pooling_where_the_grid_divides():
     tokens = clip(2, (16, 16))
-    found = TOKEN_COMPRESSORS["uniform"](tokens, [128, 32], prune_ratio=0.7)
+    found = TOKEN_COMPRESSORS["uniform"](tokens, [128, 32], CompressConfig(prune_ratio=0.7))
     pictures = tokens.values_ND.reshape(2, 16, 16, -1).permute(0, 3, 1, 2)
     expected = [
         torch.nn.functional.adaptive_avg_pool2d(picture, size).flatten(1).T
@@ -178,16 +187,18 @@ def test_uniform_is_adaptive_average_pooling_where_the_grid_divides():
 def test_uniform_rounds_to_the_input_format_once():
     """A ninth is off by 0.2 % in bfloat16: means taken in it would miss the nearest number every other time."""
     values = torch.randn(20, 9, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
-    found = TOKEN_COMPRESSORS["uniform"](whole_frames(values, (3, 3)), [1] * 20, prune_ratio=0.0)
+    found = TOKEN_COMPRESSORS["uniform"](
+        whole_frames(values, (3, 3)), [1] * 20, CompressConfig(prune_ratio=0.0)
+    )
     assert torch.equal(found.values_ND, values.double().mean(1).bfloat16())
 
 
 def test_none_never_cuts_a_frame():
-    found = TOKEN_COMPRESSORS["none"](clip(3, (2, 2)), [4, 3, 9], prune_ratio=0.7)
+    found = TOKEN_COMPRESSORS["none"](clip(3, (2, 2)), [4, 3, 9], CompressConfig(prune_ratio=0.7))
     assert found.source_N.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
 @pytest.mark.parametrize("name", sorted(TOKEN_COMPRESSORS))
 def test_a_plan_for_another_clip_is_refused(name):
     with pytest.raises(ValueError, match="plan for 4 frames of 4 tokens needs all 16 of them, found 12"):
-        TOKEN_COMPRESSORS[name](clip(3, (2, 2)), [4] * 4, prune_ratio=0.5)
+        TOKEN_COMPRESSORS[name](clip(3, (2, 2)), [4] * 4, CompressConfig(prune_ratio=0.5))

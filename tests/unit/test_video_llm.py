@@ -246,7 +246,7 @@ def test_compressed_prompts_are_what_the_library_computes_without_the_dropped_to
     prompt, plan_T = prompt_of(llm, question), (llm.parts.tokens_per_frame, 2, 1)
     tree, clip = show(llm, prompt, plan_T)
     whole = whole_frames(llm.encode(PIXELS).values_NKD, llm.parts.grid)
-    kept = llm.compress(whole, plan_T, prune_ratio=llm.prune_ratio)
+    kept = llm.compress(whole, plan_T, llm.settings)
     assert sum(clip.tokens_T) == len(kept.source_N) < 3 * llm.parts.tokens_per_frame
     logits_V = logits_behind(llm, tree, prompt.tail)
     assert (logits_V - library_compressed_logits(llm, library(kind), prompt, kept)).abs().max() < 1e-4
@@ -374,9 +374,9 @@ def test_another_number_of_tokens_than_described_stops_the_run(load):
         answer(broken, ask())
 
 
-def one_too_many(tokens, plan_T, *, prune_ratio):
+def one_too_many(tokens, plan_T, settings):
     """Keep to the plan in the first frame, and one token too many in the others."""
-    del prune_ratio
+    del settings
     kept = [planned + (frame > 0) for frame, planned in enumerate(plan_T)]
     return take(tokens, torch.cat([torch.arange(n) + i * tokens.num_per_frame for i, n in enumerate(kept)]))
 

@@ -45,7 +45,7 @@ def test_a_frame_is_pooled_as_the_product_pools(size):
         num_per_frame=ls.TOKENS,
         grid=(4, 4),
     )
-    wanted = pool_grid(tokens, [size] * frames, prune_ratio=0.7).values_ND
+    wanted = pool_grid(tokens, [size] * frames).values_ND
     first = ls.FIRST_OF[size]
     pooled = ls.pooling() @ values.reshape(frames, ls.TOKENS, HIDDEN)
     assert torch.allclose(pooled[:, first : first + size].flatten(0, 1), wanted, atol=1e-6)
