@@ -1,12 +1,17 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
-from pipeline.compress.dycoke import prune_similar
-from pipeline.compress.none import keep_whole
-from pipeline.compress.uniform import pool_to_plan
+from pipeline.compress import dycoke, none, uniform
+from pipeline.methods import Method
 from pipeline.tokens import CompressFn
 
 TOKEN_COMPRESSORS: dict[str, CompressFn] = {
-    "none": keep_whole,
-    "uniform": pool_to_plan,
-    "dycoke": prune_similar,
+    "none": none.keep_whole,
+    "uniform": uniform.pool_to_plan,
+    "dycoke": dycoke.prune_similar,
+}
+
+METHODS: dict[str, Method] = {
+    "none": none.METHOD,
+    "uniform": uniform.METHOD,
+    "dycoke": dycoke.METHOD,
 }

@@ -10,7 +10,17 @@ import torch
 
 from pipeline.compress.uniform import pool_grid
 from pipeline.config import CompressConfig
+from pipeline.methods import Method
 from pipeline.tokens import VisualTokens, by_frame, join, take
+
+METHOD = Method(
+    source="DyCoke (arXiv 2411.15024), temporal token merging",
+    stage="compress",
+    what="in windows of 4 frames, throws away the tokens most like the same place of a reference frame;"
+    " `compress.prune_ratio` is the share thrown away",
+    differs="after the paper, not its code: the last window is pruned, an odd last frame stays, tokens stay in order."
+    " Anchors are pooled to their plan",
+)
 
 WINDOW = 4
 """Frames compared with each other."""

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.config import CompressConfig
+from pipeline.methods import Method
 from pipeline.tokens import VisualTokens, by_frame, take
+
+METHOD = Method(
+    source="-",
+    stage="compress",
+    what="a frame whose plan holds all its tokens is kept, any other is dropped",
+    differs="the baseline; give it plans of whole frames (`plan.scale_global` 1), or nothing is left",
+)
 
 
 def keep_whole(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:

@@ -10,7 +10,17 @@ from functools import lru_cache
 import torch
 
 from pipeline.config import CompressConfig
+from pipeline.methods import Method
 from pipeline.tokens import VisualTokens, by_frame, join, take
+
+METHOD = Method(
+    source="VideoRouter (arXiv 2605.05848), spatial pooling",
+    stage="compress",
+    what="averages the grid of a frame to the finest one its plan holds: 16 x 16 to 16 x 8, 8 x 8, 8 x 4 for 128, 64,"
+    " 32 tokens",
+    differs="the paper gives counts only; shape of the grid and plain averaging are ours. Cells never overlap",
+    positions="destination",
+)
 
 MAX_STRETCH = 2.0
 """How many times harder one side of the grid may be pooled than the other."""
