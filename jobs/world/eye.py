@@ -85,14 +85,18 @@ def _right(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[float]
 
 @torch.no_grad()
 def encode(model: Any, clips: Clips, seed: int) -> torch.Tensor:
-    """Return the visual tokens of every clip in every size, float16 [clips, T * sum of SIZES, D]."""
+    """Return the visual tokens of every clip in every size, float16 [clips, T * sum of SIZES, D].
+
+    Every other batch of clips is spoilt as compression might: that costs more than looking at them.
+    """
     model.eval()
     rng, matrix = np.random.default_rng(seed), ls.pooling()
     found = torch.empty(len(clips), SECONDS * len(matrix), HIDDEN, dtype=torch.float16)
     for start in range(0, len(clips), 32):
         part = np.asarray(clips[start : start + 32])
+        spoilt = rng if start % 64 else None
         tokens = model.get_image_features(
-            pixel_values=pixels(part.reshape(-1, *part.shape[2:]), rng), return_dict=True
+            pixel_values=pixels(part.reshape(-1, *part.shape[2:]), spoilt), return_dict=True
         )
         pooled = matrix @ tokens.pooler_output
         found[start : start + len(part)] = pooled.reshape(len(part), -1, HIDDEN).half()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from actors.models.packaged import folder_of
 from jobs.world.scenes import SIDE
 from jobs.world.words import END, IMAGE, PAD, make_tokenizer, vocabulary
 
@@ -41,6 +42,13 @@ def make_model(seed: int) -> Any:
 
     torch.manual_seed(seed)
     return InternVLForConditionalGeneration(make_config())
+
+
+def load(name: str) -> Any:
+    """Return a model that `save` wrote, by its folder or its name in the package."""
+    from transformers import InternVLForConditionalGeneration
+
+    return InternVLForConditionalGeneration.from_pretrained(folder_of(name)).eval()
 
 
 def save(model: Any, folder: str) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from actors.models.heads import Heads, ImageHead, SemanticHead, save_heads
-from actors.models.packaged import folder_of
 from jobs.training.measures import head_loss, measure
 from jobs.world import lessons as ls
 from jobs.world.clips import Clips, render
 from jobs.world.early import EARLY_LAYERS, early_states
 from jobs.world.eye import encode
-from jobs.world.model import HIDDEN
+from jobs.world.model import HIDDEN, load
 from jobs.world.scenes import SECONDS
 from jobs.world.splits import Split, seeds
 from jobs.world.words import make_tokenizer
@@ -96,10 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", default="world_clips", help="folder that keeps rendered clips")
     given = parser.parse_args(argv)
-    from transformers import InternVLForConditionalGeneration
-
     torch.manual_seed(given.seed)
-    model = InternVLForConditionalGeneration.from_pretrained(folder_of(given.model)).eval()
+    model = load(given.model)
     cache = Path(given.cache)
     cache.mkdir(parents=True, exist_ok=True)
     learnt = tables(model, render(cache, "train", given.clips), "train")

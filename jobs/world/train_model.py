@@ -1,6 +1,9 @@
 """Trains the world's model from nothing: first its eye, then its language, then frozen weights to a folder.
 
     python -m jobs.world.train_model OUT --clips 12000 --minutes 60
+    python -m jobs.world.train_model OUT --clips 12000 --minutes 60 --begin OUT
+
+The second command goes on from what the first wrote, with the lessons of the second half of the course.
 
 The eye learns what each cell holds, which the generator knows. Then it is frozen, clips are encoded once, and the
 language model learns to answer from them: first from a frame or three, then from a frame of everything that happens,
@@ -28,12 +31,14 @@ from jobs.world.clips import render
 from jobs.world.early import Routing, routing_step
 from jobs.world.eye import encode, schedule, train_eye
 from jobs.world.judge import evaluate, read
-from jobs.world.model import HIDDEN, make_model, save
+from jobs.world.model import HIDDEN, load, make_model, save
 from jobs.world.splits import seeds
 from jobs.world.words import make_tokenizer
 
 CLIPS_PER_STEP = 16
 """Of the last part; the first part's clips are short, and it takes three times as many."""
+PEAK = 2e-3
+"""Learning rate; a model that goes on gets half of it."""
 ALIGNED_CLIPS = 400
 """Clips that the projector is brought to the words with."""
 
@@ -105,6 +110,8 @@ class Course:
     minutes: float
     max_steps: float
     seed: int
+    begun: float
+    """Share of the course that is behind the model already."""
 
 
 def train_language(model: Any, course: Course, out: str) -> list[dict[str, Any]]:
@@ -118,8 +125,8 @@ def train_language(model: Any, course: Course, out: str) -> list[dict[str, Any]]
     model.train()
     while share < 1:
         share = max((time.monotonic() - started) / (60 * course.minutes), step / course.max_steps)
-        schedule(optimizer, 2e-3, share, step)
-        part = part_at(share)
+        schedule(optimizer, PEAK if course.begun == 0 else PEAK / 2, share, step)
+        part = part_at(course.begun + (1 - course.begun) * share)
         loss, right = language_step(model, rng, course.tokens, course.taught, part)
         routing, relevant, kind = routing_step(model, heads, rng, course.tokens, course.taught)
         optimizer.zero_grad()
@@ -154,6 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         "--steps", type=float, default=math.inf, help="end either part after so many at the latest"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begin", help="go on from this folder's model, with its eye as it is")
     parser.add_argument("--cache", default="world_clips", help="folder that keeps rendered clips")
     given = parser.parse_args(argv)
     cache = Path(given.cache)
@@ -163,15 +171,22 @@ def main(argv: list[str] | None = None) -> None:
     taught = ls.load_scenes(seeds("train", len(clips)), tokenizer)
     judged = ls.load_scenes(seeds("dev", len(dev_clips)), tokenizer)
     labels = np.stack([ls.cells(scene) for scene, _ in taught])
-    model = make_model(given.seed)
-    train_eye(model, clips, labels, given.eye_minutes, given.steps, given.seed)
-    save(model, given.out)
-    tokens, dev_tokens = encode(model, clips, given.seed), encode(model, dev_clips, given.seed + 1)
-    whole = tokens[:ALIGNED_CLIPS].view(-1, sum(ls.SIZES), HIDDEN)[:, : ls.TOKENS]
-    mapping = begin(model, whole.reshape(-1, HIDDEN), labels[:ALIGNED_CLIPS].reshape(-1, ls.TOKENS, 3))
-    project_again(tokens, mapping)
-    project_again(dev_tokens, mapping)
-    course = Course(tokens, taught, dev_tokens, judged, given.minutes, given.steps, given.seed)
+    if given.begin:
+        model = load(given.begin)
+        tokens, dev_tokens = encode(model, clips, given.seed), encode(model, dev_clips, given.seed + 1)
+    else:
+        model = make_model(given.seed)
+        train_eye(model, clips, labels, given.eye_minutes, given.steps, given.seed)
+        save(model, given.out)
+        tokens, dev_tokens = encode(model, clips, given.seed), encode(model, dev_clips, given.seed + 1)
+        whole = tokens[:ALIGNED_CLIPS].view(-1, sum(ls.SIZES), HIDDEN)[:, : ls.TOKENS]
+        places = labels[:ALIGNED_CLIPS].reshape(-1, ls.TOKENS, 3)
+        mapping = begin(model, whole.reshape(-1, HIDDEN), places)
+        project_again(tokens, mapping)
+        project_again(dev_tokens, mapping)
+    course = Course(
+        tokens, taught, dev_tokens, judged, given.minutes, given.steps, given.seed, 0.5 if given.begin else 0
+    )
     history = train_language(model, course, given.out)
     model.eval()
     history.append({"final": True, **evaluate(model, dev_tokens, judged)})
