@@ -5,7 +5,6 @@ left to do. Running the same command again does only what is missing.
 """
 
 import logging
-import re
 import sys
 import time
 from argparse import ArgumentParser
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.command_line import parse
+from jobs.failures import unwrapped
 from jobs.recipes import find_recipe
 from pipeline import config as settings
 from pipeline.config import JobConfig
@@ -26,8 +26,6 @@ from pipeline.errors import ConfigError, JobError
 
 PROG = "reelsift answer"
 VERSIONED = ("reelsift", "ray", "torch", "transformers", "pyarrow", "av", "onnxruntime", "numpy")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -314,27 +312,9 @@ def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
     except JobError:
         raise
     except Exception as error:
-        raise _unwrapped(error) from error
+        raise unwrapped(error) from error
     counters[f"{name}_wall_s"] = round(time.monotonic() - started, 2)  # pyright: ignore[reportArgumentType]
     return counters
-
-
-def _unwrapped(error: BaseException) -> JobError:
-    """Return the project's own error inside a failed Ray task, or one that says what Ray said.
-
-    Ray hands on what a stage raised only as the text of its trace.
-    """
-    from pipeline import errors
-
-    trace = str(error)
-    logger.error("a stage failed:\n%s", trace)
-    ours = re.findall(r"^pipeline\.errors\.(\w+): (.*?)$(?=\n\n|\Z)", trace, re.MULTILINE | re.DOTALL)
-    if ours:
-        name, message = ours[-1]
-        kind = getattr(errors, name, JobError)
-        return kind(message) if issubclass(kind, JobError) else JobError(f"{name}: {message}")
-    first = trace.split("The above exception was the direct cause")[0].strip().splitlines()
-    return JobError(f"the run broke: {first[-1] if first else type(error).__name__}; what is committed stays")
 
 
 def _versions() -> dict[str, str]:

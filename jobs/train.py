@@ -41,7 +41,8 @@ class RoutersArguments:
     """Train the heads that tell routes and relevant frames, on the first layers of the model that answers.
 
     LABELS is a folder written by `reelsift train label`. OUT gets heads.json and heads.safetensors, for --plan.heads of
-    `reelsift answer`; the same command goes on where it was interrupted.
+    `reelsift answer`; with --stages 1,2,3 also model/, for its --answer.model: there the language model is trained with
+    the heads. The same command goes on where it was interrupted.
     """
 
     labels: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="LABELS")]]

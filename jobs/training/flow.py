@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow as pa
+import ray
 import ray.data
 import ray.train
 from ray.data import Dataset, ExecutionOptions
 from ray.train.torch import TorchTrainer
 
-from jobs.answer import _unwrapped as unwrapped  # pyright: ignore[reportPrivateUsage]
 from jobs.cluster import Seat
+from jobs.failures import unwrapped
 from jobs.flow import DECODING, LIGHT, actors, on_rows
 from jobs.training.labeller import Labeller
 from jobs.training.loop import read_checkpoint
@@ -29,6 +31,8 @@ MIN_BLOCKS, PARTS_PER_BLOCK = 8, 32
 START_S = 1800
 """Seconds that workers may take to start: a GPU machine may have to come up first."""
 FINISHED_FILE = "finished.json"
+
+Found = TypeVar("Found")
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,20 @@ def _looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
     """Return groups with the frames of their videos; one at a time, a video's frames are in memory at once."""
     todo = ray.data.from_items(list(groups), override_num_blocks=len(groups))
     return todo.map_batches(on_rows(look, LOOKED), batch_size=1, **DECODING)
+
+
+def looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
+    """Groups (tables.GROUP) -> the same with frames (tables.LOOKED), in order; lost videos are left out."""
+    return _looked(groups, look).map_batches(_seen, **LIGHT)
+
+
+def _seen(table: pa.Table) -> pa.Table:
+    """Return the rows without an error."""
+    errors: list[str] = table.column("error_type").to_pylist()
+    for video, error in zip(table.column("video").to_pylist(), errors, strict=True):
+        if error:
+            logger.warning("%s is not trained on: %s", video, error)
+    return table.filter(pa.array([not error for error in errors], pa.bool_()))
 
 
 def rows_for(head: str, split: str, folder: str, names: Sequence[str]) -> Dataset:
@@ -152,6 +170,18 @@ def fit(
     part.write_text(json.dumps(done))
     part.replace(place / FINISHED_FILE)
     return state
+
+
+def in_a_task(work: Callable[..., Found], *values: Any) -> Found:
+    """Return what a function returns on a machine of the cluster: the driver's holds no model.
+
+    Raises:
+        JobError: what it raised, without Ray's wrapping.
+    """
+    try:
+        return ray.get(ray.remote(num_cpus=1)(work).remote(*values))
+    except Exception as error:
+        raise unwrapped(error) from error
 
 
 def _drop_torn_list(place: Path) -> None:

@@ -5,12 +5,12 @@ and dropout follow from the seed and the epoch, so an interrupted run ends with 
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,7 @@ class Spec:
     seed: int
 
 
+Item = TypeVar("Item")
 Batch = tuple[torch.Tensor, torch.Tensor]
 """States [M, width] float32 and labels [M] int64 of some rows, one item per frame or question."""
 
@@ -52,25 +53,60 @@ def train_head(values: dict[str, Any]) -> None:
     import ray.train.torch
 
     spec = Spec(**values)
-    rank = ray.train.get_context().get_world_rank()
     torch.manual_seed(spec.seed)
     head: nn.Module = make_head(spec.head, spec.hidden_size)
     model: Any = ray.train.torch.prepare_model(head)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate)
-    history = _restore(ray.train.get_checkpoint(), head, optimizer)
+    device = next(head.parameters()).device
+    optimizer = torch.optim.AdamW(head.parameters(), lr=spec.learning_rate)
     train, dev = ray.train.get_dataset_shard("train"), ray.train.get_dataset_shard("dev")
-    for epoch in range(len(history), spec.epochs):
-        seed = spec.seed + EPOCH_STRIDE * (epoch + 1)
-        torch.manual_seed(seed + rank)
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        states, labels = batch
+        return head_loss(spec.head, model(states.to(device)), labels.to(device))
+
+    def learn(epoch: int, seed: int) -> float:
+        del epoch
         batches = _batches(train, spec.batch_rows, shuffle_seed=seed)
-        loss = train_epoch(spec, model, optimizer, batches)
+        return train_epoch(model, optimizer, batches, spec.accumulate, loss_of)
+
+    def check() -> dict[str, Any]:
+        return measure(spec.head, *_predict(head, _batches(dev, spec.batch_rows)))
+
+    run_epochs(spec.epochs, spec.seed, head, optimizer, learn, check)
+
+
+def run_epochs(
+    epochs: int,
+    seed: int,
+    trained: nn.Module,
+    optimizer: Any,
+    learn: Callable[[int, int], float],
+    check: Callable[[], dict[str, Any]],
+) -> None:
+    """Go on from the newest checkpoint; behind every epoch the first worker measures and keeps what is trained.
+
+    Args:
+        epochs: how many there are to be.
+        seed: of the run.
+        trained: what is kept.
+        optimizer: of its parameters, kept too.
+        learn: (epoch, seed of the order) -> mean loss; every worker takes part.
+        check: measures; the first worker does.
+    """
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    history = _restore(ray.train.get_checkpoint(), trained, optimizer)
+    for epoch in range(len(history), epochs):
+        order = seed + EPOCH_STRIDE * (epoch + 1)
+        torch.manual_seed(order + rank)
+        loss = learn(epoch, order)
         if rank:
             ray.train.report({})
             continue
-        found = measure(spec.head, *_predict(head, _batches(dev, spec.batch_rows)))
-        history.append({"epoch": epoch, "train_loss": loss, **found})
+        history.append({"epoch": epoch, "train_loss": loss, **check()})
         with tempfile.TemporaryDirectory() as folder:
-            _save(Path(folder) / CHECKPOINT_FILE, head, optimizer, history)
+            _save(Path(folder) / CHECKPOINT_FILE, trained, optimizer, history)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(history[-1], checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}")
 
@@ -80,18 +116,24 @@ def make_head(head: str, hidden_size: int) -> nn.Module:
     return SemanticHead(hidden_size) if head == "semantic" else ImageHead(hidden_size)
 
 
-def train_epoch(spec: Spec, model: Any, optimizer: Any, batches: Iterator[Batch]) -> float:
-    """Take a step for every few batches; return the mean loss of all batches of all workers."""
+def train_epoch(
+    model: Any,
+    optimizer: Any,
+    batches: Iterator[Item],
+    accumulate: int,
+    loss_of: Callable[[Item], torch.Tensor],
+) -> float:
+    """Take a step for every `accumulate` batches; return the mean loss of all batches of all workers."""
     model.train()
     total = torch.zeros(2, dtype=torch.float64)
     device = next(model.parameters()).device
-    while group := list(islice(batches, spec.accumulate)):
+    while group := list(islice(batches, accumulate)):
         optimizer.zero_grad()
-        for number, (states, labels) in enumerate(group, start=1):
+        for number, batch in enumerate(group, start=1):
             # gradients of several batches are exchanged once, with the last one
             alone = model.no_sync() if number < len(group) and hasattr(model, "no_sync") else nullcontext()
             with alone:
-                loss = head_loss(spec.head, model(states.to(device)), labels.to(device))
+                loss = loss_of(batch)
                 (loss / len(group)).backward()
             total += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
         optimizer.step()
@@ -132,18 +174,18 @@ def _predict(head: nn.Module, batches: Iterator[Batch]) -> Batch:
     return (torch.cat(logits), torch.cat(labels)) if labels else (torch.empty(0), torch.empty(0))
 
 
-def _save(path: Path, head: nn.Module, optimizer: Any, history: list[dict[str, Any]]) -> None:
-    state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+def _save(path: Path, trained: nn.Module, optimizer: Any, history: list[dict[str, Any]]) -> None:
+    state = {"head": trained.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     torch.save(state, path)
 
 
-def _restore(checkpoint: Any, head: nn.Module, optimizer: Any) -> list[dict[str, Any]]:
-    """Fill a head and its optimizer from a checkpoint, if there is one; return the metrics of the epochs so far."""
+def _restore(checkpoint: Any, trained: nn.Module, optimizer: Any) -> list[dict[str, Any]]:
+    """Fill what is trained and its optimizer from a checkpoint, if there is one; return the metrics so far."""
     if checkpoint is None:
         return []
     with checkpoint.as_directory() as folder:
         state = read_checkpoint(Path(folder))
-    head.load_state_dict(state["head"])
+    trained.load_state_dict(state["head"])
     optimizer.load_state_dict(state["optimizer"])
     return state["history"]
 

@@ -1,6 +1,7 @@
 """`reelsift train routers`: from labels to trained heads, stage by stage, on Ray Train.
 
     labels -> states of the answerer's first layers (once) -> stages 1, 2: image, semantic head -> heads.json
+    labels, videos, heads -> stage 3: heads and language model together -> heads.json, model/     (joint_stage.py)
 
 The states of a part of the labels are one file, a stage has one checkpoint per epoch: the same command goes on where it
 was interrupted.
@@ -19,6 +20,8 @@ from typing import Any
 from actors.models.heads import FACTS_FILE as HEADS_FILE
 from actors.models.heads import Heads, load_heads, read_heads, save_heads
 from jobs.training import parts
+from jobs.training.adapter import check_layers, check_peft
+from jobs.training.joint_stage import BEFORE_FOLDER, train_jointly
 from jobs.training.label import FACTS_FILE
 from jobs.training.look import look_again
 from jobs.training.loop import Spec, make_head, train_head
@@ -30,7 +33,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.isolation import Reader
 from pipeline.rows import Row
 
-OF_STAGES = ("stages", "epochs", "image", "semantic", "num_workers", "seed")
+OF_STAGES = ("stages", "epochs", "image", "semantic", "joint", "num_workers", "seed")
 """Settings that states do not depend on."""
 QTR_COLUMNS = ("id", "video", "split", "question", "policy", "error_type")
 FLR_COLUMNS = ("id", "video", "split", "question", "frame_pts_s", "relevant", "necessity", "error_type")
@@ -56,24 +59,44 @@ def train_routers(labels: str, out: str, config: RoutersConfig, videos: str = ""
     from actors.models.prompting import read_parts
     from jobs import cluster
 
+    _check(out, config)
+    stages = [stage for stage in (IMAGE, SEMANTIC) if stage.number in config.stages.split(",")]
+    groups = read_labels(labels, [stage.head for stage in stages]) if stages else []
+    model = read_parts(config.answer, weights=False)
+    if JOINT in config.stages.split(","):
+        check_layers(model)
+    hidden_size = int(model.config.get_text_config().hidden_size)
+    heads = _begun(out, config, hidden_size, f"{model.files.name}@{model.files.revision}")
+    folder = store.join(out, "_states", parts.name_of(fingerprint(config, without=OF_STAGES), heads.model))
+    place = videos or _videos_of(labels)
+    with cluster.connected():
+        _compute_states(place, groups, folder, config)
+        for stage in stages:
+            _train(stage, heads, folder, [group["part"] for group in groups], out, config)
+            save_heads(out, heads)
+        if JOINT in config.stages.split(","):
+            train_jointly(labels, place, model.frame_size, out, heads, config)
+            save_heads(out, heads)
+    return {"out": out, "model": heads.model, **heads.metrics}
+
+
+def _check(out: str, config: RoutersConfig) -> None:
+    """Refuse settings that do not fit.
+
+    Raises:
+        ConfigError: no model, a bucket to write to, or a stage 3 that cannot be.
+    """
     if not config.answer.model:
         msg = "heads read the first layers of a model, and none is named; give --answer.model"
         raise ConfigError(msg)
     if "://" in out:
         msg = f"{out}: heads, states and checkpoints go to a folder that all workers see; name a path"
         raise ConfigError(msg)
-    stages = [stage for stage in (IMAGE, SEMANTIC) if stage.number in config.stages.split(",")]
-    groups = read_labels(labels, [stage.head for stage in stages])
-    model = read_parts(config.answer, weights=False)
-    hidden_size = int(model.config.get_text_config().hidden_size)
-    heads = _begun(out, config, hidden_size, f"{model.files.name}@{model.files.revision}")
-    folder = store.join(out, "_states", parts.name_of(fingerprint(config, without=OF_STAGES), heads.model))
-    with cluster.connected():
-        _compute_states(videos or _videos_of(labels), groups, folder, config)
-        for stage in stages:
-            _train(stage, heads, folder, [group["part"] for group in groups], out, config)
-            save_heads(out, heads)
-    return {"out": out, "model": heads.model, **heads.metrics}
+    if JOINT in config.stages.split(","):
+        check_peft()
+        if config.answer.quantize != "none":
+            msg = f"stage 3 writes a model with whole weights, found --answer.quantize {config.answer.quantize}:"
+            raise ConfigError(msg + " leave it at none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,7 @@ class Stage:
 
 IMAGE = Stage("1", "image", lambda config: config.image)
 SEMANTIC = Stage("2", "semantic", lambda config: config.semantic)
+JOINT = "3"
 
 
 def read_labels(labels: str, wanted: Sequence[str]) -> list[Row]:
@@ -135,15 +159,16 @@ def _videos_of(labels: str) -> str:
 def _begun(out: str, config: RoutersConfig, hidden_size: int, model: str) -> Heads:
     """Return the heads an earlier stage left in the folder if they belong to the same layers, else none yet."""
     heads = Heads(hidden_size, config.early_layers, config.early_tokens, None, None, model=model)
-    if not (Path(out) / HEADS_FILE).exists():
-        return heads
-    try:
-        facts = read_heads(out)
-        same = all(facts[name] == getattr(heads, name) for name in ("early_layers", "early_tokens", "model"))
-        return load_heads(out, hidden_size=hidden_size) if same else heads
-    except ModelError as error:
-        logger.warning("heads in %s are not gone on with: %s", out, error)
-        return heads
+    for folder in (Path(out), Path(out) / BEFORE_FOLDER):
+        if not (folder / HEADS_FILE).exists():
+            continue
+        try:
+            facts = read_heads(folder)
+            if all(facts[name] == getattr(heads, name) for name in ("early_layers", "early_tokens", "model")):
+                return load_heads(folder, hidden_size=hidden_size)
+        except ModelError as error:
+            logger.warning("heads in %s are not gone on with: %s", folder, error)
+    return heads
 
 
 def _compute_states(videos: str, groups: Sequence[Row], folder: str, config: RoutersConfig) -> None:

@@ -21,7 +21,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError
 
-STAGES = ("1", "2")
+STAGES = ("1", "2", "3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
@@ -61,17 +61,45 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class JointConfig:
+    """How heads and language model are trained together; the paper adapts all weights, here low-rank ones are added."""
+
+    epochs: Count = 1
+    """Times all rows are seen."""
+    learning_rate: Positive = 5e-5
+    """Of AdamW, constant: ten times the paper's, since far fewer weights move."""
+    batch_rows: Count = 4
+    """Most questions one worker takes at once; they are about one video, whose frames are encoded once."""
+    accumulate: Count = 4
+    """Batches whose gradients are added up for one step."""
+    lora_rank: Count = 16
+    """Rank of what is added to each linear layer of the language model (LoRA, arXiv 2106.09685)."""
+    lora_alpha: Positive = 32.0
+    """What is added is multiplied by this / lora_rank."""
+    budget_tokens: Count = 8192
+    """Most visual tokens a question is shown; the budget is drawn between an eighth of what all frames cost and this,
+    and buys one whole frame at least."""
+    scale_global: Count = 2
+    """Token divisor of every frame where the policy is global; see PlanConfig."""
+    scale_relevant: Count = 1
+    """Token divisor of relevant frames where it is fragment."""
+    scale_background: Count = 4
+    """Token divisor of the others there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class RoutersConfig:
     """How heads are trained; the defaults of the stages are the paper's."""
 
     answer: AnswerConfig = AnswerConfig()
     decode: DecodeConfig = DecodeConfig()
     stages: str = "1,2"
-    """Which of 1 (image head) and 2 (semantic head), comma between."""
+    """Which of 1 (image head), 2 (semantic head) and 3 (both and the language model together), comma between."""
     epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of every stage; 0 = each stage's own."""
     image: StageConfig = StageConfig(epochs=5, learning_rate=5e-5, batch_rows=16)
     semantic: StageConfig = StageConfig(epochs=2, learning_rate=1e-5, batch_rows=4)
+    joint: JointConfig = JointConfig()
     early_layers: Count = 4
     """Decoder layers of the language model that the heads read behind (VideoRouter k)."""
     early_tokens: Count = 64
@@ -91,7 +119,7 @@ class RoutersConfig:
         """Check the list of stages."""
         names = self.stages.split(",")
         if sorted(set(names)) != sorted(names) or not set(names) <= set(STAGES):
-            msg = f"--stages {self.stages!r}: expected 1, 2 or 1,2"
+            msg = f"--stages {self.stages!r}: expected some of 1, 2 and 3, such as 1,2"
             raise ConfigError(msg)
 
 

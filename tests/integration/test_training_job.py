@@ -40,6 +40,9 @@ TRAINING = ("--early-layers", 2, "--early-tokens", 4, "--image.learning-rate", "
             "--image.accumulate", 2, "--semantic.batch-rows", 2)  # fmt: skip
 
 
+JOINT = ("--stages", 3, "--joint.batch-rows", 2, "--joint.accumulate", 2, "--joint.learning-rate", "1e-3")
+
+
 @pytest.fixture
 def lessons(tmp_path):
     """Three short videos and questions about them; of some the evidence is known, some cannot be used."""
@@ -90,6 +93,15 @@ def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     states = torch.randn(8, 2 * tiny_models.HIDDEN)
     assert torch.equal(found.image(states), uninterrupted.image(states))
     assert uninterrupted.metrics["image"] == found.metrics["image"]
+
+    done = reelsift(*train, heads, *named, *TRAINING, *JOINT, "--epochs", 1, timeout=LONG_S)
+    assert done.code == 0, done.err
+    _model_was_trained_with_its_heads(found, heads, done.json)
+    again = reelsift(*train, heads, *named, *TRAINING, *JOINT, "--epochs", 1, timeout=LONG_S)
+    assert again.code == 0, again.err
+    assert again.json["joint"] == done.json["joint"]
+    assert again.json["model"] == done.json["model"]
+    _the_model_answers(reelsift, videos, heads, tmp_path)
 
 
 def _labels_say_what_was_asked(counts, labels, num_questions):
@@ -152,3 +164,31 @@ def _heads_say_what_they_reached(found, epochs):
     assert (semantic["train_rows"], semantic["dev_rows"]) == (2 * len(ASKED), len(ASKED))
     assert 0 <= semantic["dev_accuracy"] <= 1
     assert len(semantic["history"]) == epochs
+
+
+def _model_was_trained_with_its_heads(before, folder, reached):
+    after = load_heads(folder, hidden_size=tiny_models.HIDDEN)
+    states = torch.randn(8, 2 * tiny_models.HIDDEN)
+    assert not torch.equal(after.image(states), before.image(states))
+    kept = load_heads(folder / "_before_joint", hidden_size=tiny_models.HIDDEN)
+    assert torch.equal(kept.image(states), before.image(states))
+    joint = reached["joint"]
+    assert joint["train_loss"] > 0
+    assert (joint["train_rows"], joint["dev_rows"], joint["dev_answers"]) == (10, 5, 5)
+    assert joint["image"]["dev_items"] == NUM_FRAMES * after.metrics["image"]["dev_rows"]
+    assert reached["model"].startswith(f"{folder / 'model'}@")
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+
+
+def _the_model_answers(reelsift, videos, heads, tmp_path):
+    """It is one like any other, and the heads read it."""
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(json.dumps({"query_id": "fire", "text": "Is there a fire?", "kind": "flag"}) + "\n")
+    done = reelsift(
+        "answer", videos, queries, tmp_path / "answers", "--answer.model", heads / "model", *MODEL,
+        "--plan.router", "trained", "--score.scorer", "trained", "--plan.heads", heads, "--plan.early-layers", 2,
+        "--plan.early-tokens", 4, timeout=LONG_S,
+    )  # fmt: skip
+    assert done.code in (0, 1), done.err
+    answered = [row for row in read(tmp_path / "answers", "answers") if not row["error_type"]]
+    assert len(answered) >= 3

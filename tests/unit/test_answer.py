@@ -9,7 +9,7 @@ import pytest
 from actors.models import video_llm
 from jobs import answer
 from pipeline.config import AnswerConfig, CompressConfig, DecodeConfig, JobConfig, PlanConfig, ScoreConfig
-from pipeline.errors import ConfigError, JobError, ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.queries import Query, one_query
 from tests import tiny_models
 
@@ -104,19 +104,3 @@ def test_the_number_of_paths(query, paths):
 def test_the_same_question_twice_is_one_query():
     _, _, queries = answer._inputs(answer.Arguments(paths=("v", "o"), query=("a dog", "a dog", "a cat")))
     assert [query.text for query in queries] == ["a dog", "a cat"]
-
-
-def test_our_own_error_is_read_out_of_a_trace():
-    trace = "ray::stage()\npipeline.errors.StoreError: cannot read s3://b/x\ncheck its name\n\nThe above exception"
-    error = answer._unwrapped(RuntimeError(trace))
-    assert type(error).__name__ == "StoreError"
-    assert str(error) == "cannot read s3://b/x\ncheck its name"
-
-
-def test_a_strange_error_says_what_ray_said_first():
-    trace = (
-        "ray::stage()\nZeroDivisionError: division by zero\n\nThe above exception was the direct cause\nUser"
-    )
-    error = answer._unwrapped(RuntimeError(trace))
-    assert isinstance(error, JobError)
-    assert "ZeroDivisionError: division by zero" in str(error)

@@ -62,13 +62,20 @@ def separable(head: str, hidden_size: int, seed: int):
         yield states, labels
 
 
+def loss_of(head: str, model):
+    return lambda batch: head_loss(head, model(batch[0]), batch[1])
+
+
 @pytest.mark.parametrize("head", ["image", "semantic"])
 def test_loss_falls_on_what_can_be_told_apart(head):
     spec = Spec(head, 8, epochs=6, learning_rate=1e-3, batch_rows=32, accumulate=2, seed=0)
     torch.manual_seed(0)
     model = make_head(head, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate)
-    losses = [train_epoch(spec, model, optimizer, separable(head, 8, seed)) for seed in range(spec.epochs)]
+    losses = [
+        train_epoch(model, optimizer, separable(head, 8, seed), spec.accumulate, loss_of(head, model))
+        for seed in range(spec.epochs)
+    ]
     assert losses[-1] < losses[0] / 3
     states, labels = next(separable(head, 8, 99))
     assert measure(head, model.eval()(states).detach(), labels)["dev_accuracy"] == 1.0
@@ -80,8 +87,7 @@ def test_adding_up_gradients_is_one_step_of_a_larger_batch():
         model = make_head("semantic", 4)
         model.layers[3].p = 0.0  # dropout differs between one batch and two
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        spec = Spec("semantic", 4, 1, 0.1, 4, accumulate, 0)
-        train_epoch(spec, model, optimizer, iter(batches))
+        train_epoch(model, optimizer, iter(batches), accumulate, loss_of("semantic", model))
         return model.layers[1].weight
 
     torch.manual_seed(1)
