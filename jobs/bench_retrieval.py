@@ -4,8 +4,8 @@ Videos take the product's own path: the same sampling times, decoder, scorer and
 A labels file has one JSON object per line: `file`, `query`, and `spans_s`, a list of half-open [start, end) in
 seconds. Photos are COCO photos with YOLO labels, one question per category.
 
-- average precision: over the sampled frames of one video, ranked by relevance. Chance is its expectation under a
-  random order, in closed form.
+- average precision: over the sampled frames of one video, ranked by relevance; equal frames share a rank, so their
+  order in time gains nothing. Chance is its expectation under a random order, in closed form.
 - evidence recall@k: share of the labelled spans that at least one of k evidence frames, chosen as a job chooses them,
   falls into. A span that no sampled frame falls into counts as missed. Uniform is k frames spread evenly.
 """
@@ -151,16 +151,6 @@ def read_labels(path: Path) -> list[Label]:
 # --- figures -------------------------------------------------------------------------------------------------
 
 
-def average_precision(score_N: npt.ArrayLike, is_hit_N: npt.ArrayLike) -> float | None:
-    """Return the mean, over the hits, of the precision at each hit's rank; ties keep their order in time.
-
-    None when there is no hit.
-    """
-    hits_N = np.asarray(is_hit_N, bool)[np.argsort(-np.asarray(score_N, np.float64), kind="stable")]
-    ranks = np.flatnonzero(hits_N) + 1
-    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else None
-
-
 def chance_precision(num_items: int, num_hits: int) -> float | None:
     """Return the expected average precision of a random order, None without a hit.
 
@@ -182,6 +172,8 @@ def evidence_recall(times_s: Iterable[float], spans_s: Sequence[tuple[float, flo
 
 def judge(label: Label, pts_s_N: Doubles, relevance_N: Floats, smoothed_N: Floats) -> Result:
     """Return the figures of one question from the relevance of every sampled frame."""
+    from jobs.training.measures import average_precision
+
     is_hit_N = np.asarray([any(start <= t < end for start, end in label.spans_s) for t in pts_s_N], bool)
     num = len(pts_s_N)
     best = {k: list(plan_evidence(smoothed_N, pts_s_N, k)) for k in KS}
@@ -283,6 +275,8 @@ def _measure_photos(folder: Path, scorer: Any, size: Any) -> dict[str, Any]:
     """
     import yaml
     from PIL import Image
+
+    from jobs.training.measures import average_precision
 
     config, files = folder / "object_detection" / "config.yaml", sorted(folder.glob("images/*/*.jpg"))
     if not config.is_file() or not files:

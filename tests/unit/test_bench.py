@@ -11,24 +11,9 @@ import pytest
 from jobs import bench, bench_retrieval
 from jobs.__main__ import run_command
 from jobs.bench_report import write_report
-from jobs.bench_retrieval import (
-    Label,
-    average_precision,
-    chance_precision,
-    evidence_recall,
-    judge,
-    read_labels,
-)
+from jobs.bench_retrieval import Label, chance_precision, evidence_recall, judge, read_labels
+from jobs.training.measures import average_precision
 from pipeline.errors import ConfigError
-
-
-def test_average_precision_by_hand() -> None:
-    # ranks of the hits: 1 and 3 -> (1/1 + 2/3) / 2
-    assert average_precision([0.9, 0.8, 0.7, 0.1], [True, False, True, False]) == pytest.approx(
-        (1 + 2 / 3) / 2
-    )
-    assert average_precision([0.1, 0.2, 0.9], [False, False, True]) == 1
-    assert average_precision([0.1, 0.2], [False, False]) is None
 
 
 @pytest.mark.parametrize(("items", "hits"), [(1, 1), (2, 1), (5, 2), (6, 3), (6, 6)])
@@ -52,6 +37,11 @@ def test_judge_counts_spans_without_a_frame_as_missed() -> None:
     assert (result.prevalence, result.ap, result.recall[1], result.recall[10]) == (0.25, 1.0, 0.5, 0.5)
     assert result.recall_uniform[1] == 0  # the middle frame, at 2 s
     assert result.ap_chance == pytest.approx(chance_precision(4, 1))
+
+
+def test_equal_frames_gain_nothing_by_coming_first() -> None:
+    label, same_N = Label("a.mp4", "a dog", ((0.0, 1.0),)), np.full(4, 0.5, np.float32)
+    assert judge(label, np.arange(4.0), same_N, same_N).ap == pytest.approx(1 / 4)
 
 
 def test_a_question_without_a_frame_is_none_and_leaves_the_mean_alone() -> None:
