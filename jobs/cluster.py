@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ LIGHT_CPUS = 0.2
 """CPUs of one planning, fetching or writing task; one of these and one decoding task must fit beside the actors."""
 NO_PROGRESS_S = 1800
 """Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
+WAIT_S = 60.0
+"""Seconds after which it is said, again and again, that something is not there yet."""
 
 CONNECT_S = 10
 """Seconds to wait for a cluster's port to answer."""
@@ -169,3 +172,43 @@ def check(placement: Placement, *, num_cpus: float, num_gpus: float) -> None:
                 f"{kind.lower()}s, or add machines"
             )
             raise ClusterError(msg)
+
+
+@contextmanager
+def reserved(seat: Seat) -> Generator[Any]:
+    """Ask the cluster for a seat, outside any pool; yield its placement group, and give it back at the end.
+
+    The seat may not be there yet: see `await_seat`.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    needed = {"CPU": seat.num_cpus, "GPU": seat.num_gpus}
+    group = placement_group([{kind: amount for kind, amount in needed.items() if amount}])
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def await_seat(group: Any, seat: Seat, who: str) -> None:
+    """Wait until a reserved seat is there; returns at once while it is.
+
+    Raises:
+        ClusterError: it is not there after NO_PROGRESS_S; who needs what, and what is free.
+    """
+    import ray
+
+    started = time.monotonic()
+    while not group.wait(WAIT_S):
+        if time.monotonic() - started >= NO_PROGRESS_S:
+            have, free = ray.cluster_resources(), ray.available_resources()
+            found = " and ".join(
+                f"{free.get(kind, 0.0):g} of {have.get(kind, 0.0):g} {kind}s" for kind in ("CPU", "GPU")
+            )
+            msg = (
+                f"{who} found no seat within {NO_PROGRESS_S:g} s: it needs {seat.num_cpus:g} CPUs and"
+                f" {seat.num_gpus:g} GPUs on one machine, and {found} of the cluster are free. End what else runs"
+                " there, lower --answer.pool.num-cpus or num-gpus, or add machines"
+            )
+            raise ClusterError(msg)
+        logger.info("%s still waits for a seat of %g CPUs and %g GPUs", who, seat.num_cpus, seat.num_gpus)

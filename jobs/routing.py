@@ -11,10 +11,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.device import exit_on_poisoned_cuda, limit_gpu_memory, poisoned_is_fatal
 from actors.models import Device, RouterEntry, RouterFacts
-from jobs.cluster import Seat
+from jobs.cluster import WAIT_S, Seat, await_seat, reserved
 from jobs.flow import Job
 from pipeline import ledger
 from pipeline.config import JobConfig
@@ -22,9 +23,6 @@ from pipeline.errors import JobError
 from pipeline.ledger import Models
 from pipeline.route import Asked, Route
 from pipeline.stages import route_queries
-
-WAIT_S = 60.0
-"""Seconds after which it is said, again and again, that the routes are not there yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +39,7 @@ def decide(entry: RouterEntry, facts: RouterFacts, job: Job, models: Models, sea
 
     Raises:
         JobError: the model could not be loaded or broke; names it.
+        ClusterError: the cluster has no seat for it; see `await_seat`.
     """
 
     def decide_open(asked: Sequence[Asked]) -> list[Route]:
@@ -64,15 +63,28 @@ def _on_seat(
     """Return what the router says, from a process that ends afterwards.
 
     Raises:
-        JobError: see `decide`.
+        ClusterError, JobError: see `decide`.
     """
     who = f"router {facts.name} with model {config.answer.model!r}"
-    task: Any = ray.remote(max_calls=1, max_retries=1, num_cpus=seat.num_cpus, num_gpus=seat.num_gpus)(_route)
-    promise = task.remote(entry, config, asked, seat.device, seat.num_gpus)
-    while not ray.wait([promise], timeout=WAIT_S)[0]:
-        logger.info(
-            "still waiting for %s on a seat of %g CPUs and %g GPUs", who, seat.num_cpus, seat.num_gpus
-        )
+    with reserved(seat) as group:
+        await_seat(group, seat, who)
+        task: Any = ray.remote(
+            max_calls=1, max_retries=1, num_cpus=seat.num_cpus, num_gpus=seat.num_gpus,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+        )(_route)  # fmt: skip
+        promise = task.remote(entry, config, asked, seat.device, seat.num_gpus)
+        while not ray.wait([promise], timeout=WAIT_S)[0]:
+            await_seat(group, seat, who)  # it is lost with its machine
+            logger.info("%s has %d questions to route and is at it", who, len(asked))
+        return _said(promise, who, len(asked))
+
+
+def _said(promise: Any, who: str, num_asked: int) -> list[Route]:
+    """Return what came back from a task, or why nothing did.
+
+    Raises:
+        JobError: see `decide`.
+    """
     try:
         return ray.get(promise)
     except RayTaskError as error:
@@ -81,7 +93,7 @@ def _on_seat(
             raise cause from None
         logger.exception("%s failed", who)
         what = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[-1]}"
-        msg = f"{who} failed on {len(asked)} questions: {what}; take another --plan.router or model"
+        msg = f"{who} failed on {num_asked} questions: {what}; take another --plan.router or model"
         raise JobError(msg) from error
     except RayError as error:
         first = str(error).strip().partition("\n")[0]

@@ -1,7 +1,10 @@
 """Routes that a model decides: in one task, once; the same output folder never asks again. Real Ray, tiny model."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from unittest.mock import ANY
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 
 from actors.models.heads import Heads, SemanticHead, save_heads
 from tests import tiny_models
+from tests.integration.conftest import QUIET, ROOT
 from tests.integration.results import read
 
 QUERIES = [
@@ -20,6 +24,28 @@ QUERIES = [
 MORE = {"query_id": "later", "kind": "flag", "text": "Is there a fire?"}
 SETTINGS = ("--window.length-s", 4, "--window.sample-fps", 1, "--plan.budget-tokens", 16, "--answer.frame-px", 96,
             "--answer.max-new-tokens", 4, "--answer.dtype", "float32", "--plan.early-layers", 2)  # fmt: skip
+
+WITHOUT_A_SEAT = """
+import sys
+from jobs import cluster
+cluster.WAIT_S, cluster.NO_PROGRESS_S = 0.2, 0.5
+with cluster.connected():
+    from actors.models import RouterFacts
+    from jobs import flow, routing
+    from pipeline.config import JobConfig, PoolConfig
+    from pipeline.errors import ClusterError
+    from pipeline.ledger import Run
+    from pipeline.queries import Query
+    from tests.plugins_sample import BROKEN_ROUTER
+
+    queries = [Query("fire", "Is there a fire?", "flag")]
+    job = flow.Job(JobConfig(), queries, Run(sys.argv[1], "run"), None, None, None, None, None, None)
+    facts, seat = RouterFacts("broken", needs_model=True), cluster.Seat("cpu", 64, 0.0, PoolConfig())
+    try:
+        routing.decide(BROKEN_ROUTER, facts, job, {}, seat)
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+"""
 
 
 def heads(folder):
@@ -80,6 +106,17 @@ def test_a_router_that_breaks_names_its_model(reelsift, clips, ask, tmp_path):
     last = done.err.strip().splitlines()[-1]
     assert f"router broken with model '{model}' failed on 3 questions: ZeroDivisionError: by nought" in last
     assert not read(tmp_path / "out", "answers")
+
+
+def test_a_router_without_a_seat_is_given_up(ray_address, tmp_path):
+    """The cluster has three CPUs and never gets more."""
+    command = [sys.executable, "-c", WITHOUT_A_SEAT, str(tmp_path)]
+    environment = {**os.environ, **QUIET, "RAY_ADDRESS": ray_address}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "router broken with model '' found no seat within 0.5 s: it needs 64 CPUs and 0 GPUs" in last
+    assert "3 of 3 CPUs and 0 of 0 GPUs of the cluster are free" in last
 
 
 @pytest.mark.parametrize(
