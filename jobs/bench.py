@@ -6,6 +6,7 @@ from collections.abc import Callable
 from jobs import (
     bench_decode,
     bench_gpu,
+    bench_methods,
     bench_mutate,
     bench_questions,
     bench_retrieval,
@@ -17,6 +18,7 @@ from pipeline.errors import ConfigError
 BENCHES: dict[str, Callable[[list[str]], int]] = {
     "decode": bench_decode.main,
     "gpu": bench_gpu.main,
+    "methods": bench_methods.main,
     "mutate": bench_mutate.main,
     "questions": bench_questions.main,
     "retrieval": bench_retrieval.main,

@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.budget import RouteName
+from pipeline.methods import Method
 from pipeline.queries import Kind
+
+METHOD = Method(
+    source="VideoRouter (arXiv 2605.05848), the two classes of its Semantic Router",
+    stage="route",
+    what="global for summaries, main idea, order, counts over the video, and questions that name nothing to look for;"
+    " fragment for the rest",
+    differs="the paper trains a head on the first layers of the language model (98.2 % on its own labels); these are"
+    " word patterns for English, unmeasured against those labels, which are not public. Text in another script gets"
+    " confidence 0.5 and with it the global plan",
+    query_dependent=True,
+    positions="none",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,20 @@ from actors.models.loading import ModelFiles, fetch, load_model, read_config, re
 from pipeline.config import ScoreConfig
 from pipeline.errors import ModelError
 from pipeline.frames import FrameSize
+from pipeline.methods import Method
 
 logger = logging.getLogger(__name__)
+
+METHOD = Method(
+    source="CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343) and relatives, by folder or hub id",
+    stage="score",
+    what="cosine of picture and text, calibrated to [0, 1]",
+    differs="CLIP only ranks, so it is set against neutral texts (LERF, arXiv 2303.09553); frames are stretched, not"
+    " cropped",
+    needs=("pixels", "weights"),
+    query_dependent=True,
+    positions="none",
+)
 
 NEUTRAL_TEXTS = ("a photo", "a picture of something", "a scene", "an image")
 FRAMES_PER_CALL = {"cpu": 1, "cuda": 16}

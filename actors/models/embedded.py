@@ -24,6 +24,18 @@ from actors.models.embedded_text import prompts, text_encoder
 from pipeline.config import ScoreConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.frames import FrameSize
+from pipeline.methods import Method
+
+METHOD = Method(
+    source="EfficientNet-lite0 (arXiv 1905.11946) and all-MiniLM-L6-v2, joined without training as class distributions",
+    stage="score",
+    what="open vocabulary without a model download: the classes seen in a picture against the classes a question means"
+    " (Bhattacharyya coefficient)",
+    differs="neither tower was trained with the other; see `docs/embedded.md` for what that can and cannot see",
+    needs=("pixels", "weights"),
+    query_dependent=True,
+    positions="none",
+)
 
 DATA = Path(__file__).parent / "embedded_data"
 TEXT_SHARPNESS = 20.0

@@ -18,9 +18,36 @@ from actors.models.inside import check_heads, check_layers, check_model
 from actors.models.shadow import Shadow
 from pipeline.config import JobConfig
 from pipeline.errors import ModelError
+from pipeline.methods import Method
 
 if TYPE_CHECKING:
     from actors.models.video_llm import FrameFeatures
+
+METHOD_EARLY_LAYERS = Method(
+    source="VideoRouter (arXiv 2605.05848), its Image Router without training",
+    stage="score",
+    what="of each proposed frame, read with the question in the first `plan.early_layers` layers of the answering"
+    " model: how much of the question's last token's attention is on it; .5 is the mean plus half a standard deviation"
+    " among the candidates of one (window, question), where they differ at all",
+    differs="a stand-in: early attention was not made to tell relevance, and how well it does is unmeasured on large"
+    " models. Compare with the proposer alone",
+    needs=("embeddings", "language-model"),
+    query_dependent=True,
+    positions="none",
+)
+METHOD_TRAINED = Method(
+    source="VideoRouter (arXiv 2605.05848), Image Router, with heads from `reelsift train routers` (`plan.heads`)",
+    stage="score",
+    what="the mean state of a frame's visual positions and the question's last state behind the same layers, a small"
+    " network, a probability",
+    differs="the paper copies the layers and does not say what is pooled; here they are the model's own and a frame's"
+    " tokens are pooled to `plan.early_tokens` first. The paper looks at all frames, here at `score.candidates` of"
+    " them",
+    needs=("embeddings", "language-model", "weights"),
+    query_dependent=True,
+    training_free=False,
+    positions="none",
+)
 
 BORDER_SD = 0.5
 """How many standard deviations above the mean of its candidates a frame's attention has to be, to count."""

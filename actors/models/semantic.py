@@ -24,8 +24,34 @@ from actors.models.shadow import Shadow
 from actors.models.video_llm import VideoLlm
 from pipeline.config import JobConfig
 from pipeline.errors import AnswerError, ModelError
+from pipeline.methods import Method
 from pipeline.queries import Query
 from pipeline.route import Asked, Route, RouteFn, RouteManyFn
+
+METHOD_LLM = Method(
+    source="VideoRouter (arXiv 2605.05848), its two classes, without training",
+    stage="route",
+    what="the answering model is shown both definitions and the question, no frame; the likelihoods of the labels"
+    " `whole` and `moments`, divided by those behind an empty question, become shares; the larger one is the route's"
+    " confidence",
+    differs="a stand-in: nothing is trained. Dividing by the empty question takes out which of the two words the model"
+    " prefers anyway",
+    needs=("language-model",),
+    query_dependent=True,
+    positions="none",
+)
+METHOD_TRAINED = Method(
+    source="VideoRouter (arXiv 2605.05848), Semantic Router, with heads from `reelsift train routers` (`plan.heads`)",
+    stage="route",
+    what="the mean state of the question's own tokens behind the first `plan.early_layers` layers, a small network, two"
+    " shares (divided by a temperature set on rows held back)",
+    differs="the paper copies the layers and does not say how states are pooled, nor how wide the network is; here the"
+    " layers are the model's own, states are averaged without the template's tokens, one hidden layer of 512",
+    needs=("language-model", "weights"),
+    query_dependent=True,
+    training_free=False,
+    positions="none",
+)
 
 LABELS = ("whole", "moments")
 """What `llm` lets the model choose from: global, fragment."""

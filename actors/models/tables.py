@@ -23,7 +23,9 @@ from actors.models.families import find_family
 from actors.models.loading import fetch, read_config
 from pipeline.config import AnswerConfig, JobConfig, ScoreConfig
 from pipeline.errors import ConfigError, JobError
+from pipeline.methods import Method
 from pipeline.plugins import find
+from pipeline.route import METHOD as RULES
 from pipeline.route import RouteFn, route_by_rules
 
 
@@ -57,10 +59,23 @@ FRAME_SCORERS: dict[str, ScorerEntry] = {
     ),
 }
 
+SCORER_METHODS: dict[str, Method] = {
+    "embedded": embedded.METHOD,
+    "dual-encoder": dual_encoder.METHOD,
+    "early-layers": image_router.METHOD_EARLY_LAYERS,
+    "trained": image_router.METHOD_TRAINED,
+}
+
 ROUTERS: dict[str, RouterEntry] = {
     "rules": semantic.plain(route_by_rules, "rules"),
     "llm": RouterEntry(semantic.describe_llm, semantic.make_llm),
     "trained": RouterEntry(semantic.describe_trained, semantic.make_trained),
+}
+
+ROUTER_METHODS: dict[str, Method] = {
+    "rules": RULES,
+    "llm": semantic.METHOD_LLM,
+    "trained": semantic.METHOD_TRAINED,
 }
 
 ANSWERERS: dict[str, AnswererEntry] = {
