@@ -10,7 +10,7 @@ Shape letters: N frames, L generated tokens, V vocabulary.
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -19,17 +19,16 @@ from PIL import Image
 
 from actors.device import is_out_of_memory
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Cost, Device, Request, WindowView
+from actors.models.answering import free_text, given, likeliest, refused, why_not
 from actors.models.any_processor import Parts, process, read_parts
 from actors.models.decoding import NOT_FINITE, end_tokens
 from actors.models.families import FAMILIES
-from actors.models.groups import cut_at
 from actors.models.loading import load_model
 from actors.models.marks import Marks
 from actors.models.prompting import label_ids, labels, prior_key, question
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, RowError
 from pipeline.queries import Query
-from pipeline.spans import find_spans
 
 logger = logging.getLogger(__name__)
 
@@ -128,33 +127,20 @@ class AnyLlm:
                 raise
             tokens = len(self._rows_shown(window, ask)) * self.parts.tokens_per_frame
             reason = f"out of memory on {tokens} visual tokens; lower plan.budget_tokens"
-        return Answer("", 0.0, tokens_dense=self._tokens_dense(window), cost=self.spent, error=reason)
+        return replace(refused(window, reason, self.parts.tokens_per_frame), cost=self.spent)
 
     def _ask(self, window: WindowView, ask: Ask) -> Answer:
         rows = self._rows_shown(window, ask)
         if window.evidence is None or not rows:
-            raise AnswerError(self._why_not(window, ask))
+            raise AnswerError(why_not(window, ask, self.parts.tokens_per_frame))
         shown = [window.evidence_index[row] for row in rows]
         times_s = [float(window.pts_s_N[frame]) for frame in shown]
         frames = [Image.fromarray(window.evidence.data_NHWC[row]) for row in rows]
         prompt = self._prepare(ask.query, times_s, frames)
-        text, confidence = self._speak(prompt) if ask.query.kind == "ask" else self._choose(ask.query, prompt)
-        spans = []
-        if ask.query.kind == "flag" and text == "yes":
-            spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
-        relevance = [float(ask.relevance_N[frame]) for frame in shown]
+        said = self._speak(prompt) if ask.query.kind == "ask" else self._choose(ask.query, prompt)
         per_frame = self.parts.tokens_per_frame
-        return Answer(
-            answer=text,
-            confidence=confidence,
-            spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
-            evidence=tuple(
-                (time_s, score, per_frame) for time_s, score in zip(times_s, relevance, strict=True)
-            ),
-            tokens_dense=self._tokens_dense(window),
-            tokens_used=len(rows) * per_frame,
-            cost=self.spent,
-        )
+        answer = given(window, ask, said, [(row, per_frame) for row in rows], per_frame)
+        return replace(answer, cost=self.spent)
 
     def _rows_shown(self, window: WindowView, ask: Ask) -> list[int]:
         """Return which evidence frames the plan shows whole."""
@@ -162,15 +148,6 @@ class AnyLlm:
             return []
         tokens_N, per_frame = ask.plan.tokens_N, self.parts.tokens_per_frame
         return [row for row, frame in enumerate(window.evidence_index) if tokens_N[frame] >= per_frame]
-
-    def _why_not(self, window: WindowView, ask: Ask) -> str:
-        """Return why a question is not put to the model."""
-        if ask.query.kind == "find":
-            return f"query {ask.query.query_id!r}: find is answered from relevance, not by a language model"
-        return (
-            f"query {ask.query.query_id!r}: its plan shows none of the {len(window.evidence_index)} evidence frames"
-            f" whole, at {self.parts.tokens_per_frame} tokens each; raise plan.budget_tokens"
-        )
 
     def _prepare(self, query: Query, times_s: Sequence[float], frames: Sequence[Image.Image]) -> Prompt:
         """Return a question about some frames, or about none, on the model's device.
@@ -206,12 +183,7 @@ class AnyLlm:
         """
         said = self._generate(prompt, self.max_new_tokens, stops=self.stop)
         ids = said.ids[:-1] if said.ids[-1] in self.ends else said.ids
-        text = cut_at(self.tokenizer.decode(ids, skip_special_tokens=True), self.stop).strip()
-        if not text:
-            msg = (
-                f"the model returned no text ({len(ids)} tokens before its end token); ask more specifically"
-            )
-            raise AnswerError(msg)
+        text = free_text(self.tokenizer.decode(ids, skip_special_tokens=True), self.stop, len(ids))
         logs = [float(said.logs_LV[at, token]) for at, token in enumerate(ids)]
         return text, math.exp(sum(logs) / len(logs))
 
@@ -224,9 +196,7 @@ class AnyLlm:
             if key not in self.priors:
                 self.priors[key] = self._label_logs(words, self._prepare(query, (), ()))
             logs = logs - self.priors[key]
-        share = torch.softmax(logs, 0)
-        best = int(share.argmax())
-        return words[best].lower() if query.kind == "flag" else words[best], float(share[best])
+        return likeliest(query, torch.softmax(logs, 0))
 
     def _label_logs(self, words: Sequence[str], prompt: Prompt) -> torch.Tensor:
         """Return [labels] float32: the mean log-probability per token of each label behind a prompt.
@@ -280,9 +250,6 @@ class AnyLlm:
         if bool(logs_LV.isnan().any()):
             raise AnswerError(NOT_FINITE)
         return Said(out.sequences[0, -len(logs_LV) :].tolist(), logs_LV)
-
-    def _tokens_dense(self, window: WindowView) -> int:
-        return len(window.pts_s_N) * self.parts.tokens_per_frame
 
 
 def _force(ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

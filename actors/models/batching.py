@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.device import empty_cache, halve_on_out_of_memory, is_out_of_memory
-from actors.models import Answer, Ask, Cost, Request, WindowView
+from actors.models import Answer, Ask, Cost, Request
+from actors.models.answering import cut_at, free_text, given, likeliest, refused, why_not
 from actors.models.decoding import Heard, Said, Speech
 from actors.models.groups import (
     Group,
@@ -21,18 +22,15 @@ from actors.models.groups import (
     Planned,
     Put,
     Shown,
-    cut_at,
     cut_passes,
     looked_rows,
     rows_of,
     shown_tokens,
     times_s,
-    why_not,
 )
-from actors.models.prompting import labels, prior_key, write_prompt
+from actors.models.prompting import prior_key, write_prompt
 from actors.models.token_tree import TokenTree
 from pipeline.errors import AnswerError
-from pipeline.spans import find_spans
 
 if TYPE_CHECKING:
     from actors.models.refine import Routing
@@ -322,26 +320,22 @@ class Batch:
         return cut_at(text, self.llm.config.stop) != text
 
     def _say(self, place: Place, said: Said) -> None:
-        text = cut_at(self.llm.decode(said.ids), self.llm.config.stop).strip()
-        if said.error:
-            self._refuse([place], said.error)
-        elif not text:
-            self._refuse(
-                [place],
-                f"the model returned no text ({len(said.ids)} tokens before its end token); ask more specifically",
-            )
-        else:
+        with self._refusing([place], "a text"):
+            if said.error:
+                raise AnswerError(said.error)
+            text = free_text(self.llm.decode(said.ids), self.llm.config.stop, len(said.ids))
             self._answer(place, text, said.confidence)
 
     def _choose(self, place: Place, heard: Heard) -> None:
-        """Answer with the most likely label and its share of the likelihood of all labels."""
+        """Answer with the most likely label.
+
+        Raises:
+            AnswerError: the model computed something that is not a number.
+        """
         query = self._ask(place).query
         if heard.error:
             raise AnswerError(heard.error)
-        share = self.llm.chances(query, heard.label_logs)
-        best, words = int(share.argmax()), labels(query)
-        text = words[best].lower() if query.kind == "flag" else words[best]
-        self._answer(place, text, float(share[best]))
+        self._answer(place, *likeliest(query, self.llm.chances(query, heard.label_logs)))
 
     # --- bookkeeping ---------------------------------------------------------------------------------------
 
@@ -355,28 +349,15 @@ class Batch:
         self.costs[place] = self.costs.get(place, Cost()) + Cost(**more)
 
     def _answer(self, place: Place, text: str, confidence: float) -> None:
-        ask, window, shown = self._ask(place), self.requests[place[0]].window, self.shown[place]
-        spans = []
-        if ask.query.kind == "flag" and text == "yes":
-            spans = find_spans(ask.relevance_N, window.pts_s_N, window.end_s, ask.threshold)
-        frames = [window.evidence_index[row] for row in shown.rows]
-        score_N = ask.relevance_N if ask.refined_N is None else ask.refined_N
-        self.answers[place] = Answer(
-            answer=text,
-            confidence=confidence,
-            spans=tuple((span.start_s, span.end_s, span.score) for span in spans),
-            evidence=tuple(
-                (float(window.pts_s_N[frame]), float(score_N[frame]), tokens)
-                for frame, tokens in zip(frames, shown.tokens_T, strict=True)
-            ),
-            tokens_dense=self._tokens_dense(window),
-            tokens_used=sum(shown.tokens_T),
-        )
+        window, shown = self.requests[place[0]].window, self.shown[place]
+        frames = list(zip(shown.rows, shown.tokens_T, strict=True))
+        per_frame = self.llm.parts.tokens_per_frame
+        self.answers[place] = given(window, self._ask(place), (text, confidence), frames, per_frame)
 
     def _refuse(self, places: Iterable[Place], reason: str) -> None:
         for place in places:
-            dense = self._tokens_dense(self.requests[place[0]].window)
-            self.answers[place] = Answer("", 0.0, tokens_dense=dense, error=reason)
+            window = self.requests[place[0]].window
+            self.answers[place] = refused(window, reason, self.llm.parts.tokens_per_frame)
 
     def _refuse_for_lack_of_memory(self, group: Group) -> None:
         """Refuse the first question of a group that does not fit into empty memory; the others are tried alone."""
@@ -394,6 +375,3 @@ class Batch:
             f"{num_frames} frames, one at a time in the vision tower, need {need}; raise answer.memory_gb, lower"
             " answer.frame_px or plan.budget_tokens, or make windows shorter"
         )
-
-    def _tokens_dense(self, window: WindowView) -> int:
-        return len(window.pts_s_N) * self.llm.parts.tokens_per_frame

@@ -75,11 +75,6 @@ def cut_passes(puts: Sequence[Put]) -> list[list[Put]]:
     return found
 
 
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """Return a text up to the first of some strings."""
-    return text[: min([len(text), *(at for word in stop if (at := text.find(word)) >= 0)])]
-
-
 def shown_rows(window: WindowView, ask: Ask) -> list[int]:
     """Return which evidence frames a question may see."""
     if ask.query.kind == "find":
@@ -105,13 +100,3 @@ def rows_of(request: Request) -> list[int]:
 def times_s(window: WindowView, rows: Sequence[int]) -> list[float]:
     """Return the times of some of the evidence frames."""
     return [float(window.pts_s_N[window.evidence_index[row]]) for row in rows]
-
-
-def why_not(window: WindowView, ask: Ask) -> str:
-    """Return why a question is not put to the model."""
-    if ask.query.kind == "find":
-        return f"query {ask.query.query_id!r}: find is answered from relevance, not by a language model"
-    return (
-        f"query {ask.query.query_id!r}: its plan shows none of the {len(window.evidence_index)} evidence frames;"
-        " raise plan.budget_tokens"
-    )

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from actors.models import Request, WindowView, video_llm
-from actors.models.groups import cut_at
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError
 from tests.tiny_models import build
@@ -188,13 +187,6 @@ def test_windows_without_questions_or_frames(llm):
     nothing, refused = llm.answer([Request(WINDOW, []), Request(blind, [ask()])])
     assert nothing == []
     assert "shows none of the 0 evidence frames" in refused[0].error
-
-
-def test_text_is_cut_at_the_first_stop_string():
-    assert cut_at("a\nb. c", (".", "\n")) == "a"
-    assert cut_at("abc", ()) == "abc"
-    assert cut_at("abc", ("x",)) == "abc"
-    assert cut_at("", ("x",)) == ""
 
 
 @pytest.mark.parametrize("step", ["reduce", "assemble"])
