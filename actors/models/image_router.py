@@ -57,12 +57,8 @@ LEAST_SPREAD = 1e-3
 """Standard deviation relative to the mean below which candidates do not differ: rounding of bfloat16 is larger."""
 
 
-class EarlyLayers:
-    """Untrained: how much of the question's attention a frame draws, compared with the other candidates.
-
-    An attention weight means nothing by itself: it depends on the question's words, its length and the model. So the
-    border is drawn among the candidates of one (window, question), at the mean plus half a standard deviation.
-    """
+class OnFirstLayers:
+    """The layers that a router reads, and what reading them costs."""
 
     def __init__(self, shadow: Shadow) -> None:
         self.shadow = shadow
@@ -77,6 +73,14 @@ class EarlyLayers:
         """Memory that the layers take at most."""
         return self.shadow.work_bytes
 
+
+class EarlyLayers(OnFirstLayers):
+    """Untrained: how much of the question's attention a frame draws, compared with the other candidates.
+
+    An attention weight means nothing by itself: it depends on the question's words, its length and the model. So the
+    border is drawn among the candidates of one (window, question), at the mean plus half a standard deviation.
+    """
+
     def relevance(
         self, features: "FrameFeatures", index: Sequence[int], times_s: Sequence[float], text: str
     ) -> Floats:
@@ -84,23 +88,13 @@ class EarlyLayers:
         return stand_out(self.shadow.attention(features, index, times_s, text).cpu().numpy())
 
 
-class Trained:
+class Trained(OnFirstLayers):
     """The image head behind the frame's states: the probability that the answer rests on it."""
 
     def __init__(self, shadow: Shadow, head: ImageHead, temperature: float) -> None:
-        self.shadow = shadow
+        super().__init__(shadow)
         self.head = head.to(shadow.llm.language.device)
         self.temperature = temperature
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that went through the layers so far."""
-        return self.shadow.num_tokens
-
-    @property
-    def work_bytes(self) -> int:
-        """Memory that the layers take at most."""
-        return self.shadow.work_bytes
 
     def relevance(
         self, features: "FrameFeatures", index: Sequence[int], times_s: Sequence[float], text: str
