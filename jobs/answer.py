@@ -12,13 +12,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from jobs.command_line import parse
 from jobs.failures import unwrapped
+from jobs.places import absolute, absolute_models
 from jobs.recipes import find_recipe
 from pipeline import config as settings
 from pipeline.config import JobConfig
@@ -63,9 +63,7 @@ def main(argv: list[str]) -> int:
     for ours in ("pipeline", "actors", "jobs"):
         logging.getLogger(ours).setLevel(logging.INFO)
     videos, out, queries = _inputs(args)
-    if "://" not in out:
-        out = str(Path(out).absolute())  # workers have another working directory
-    return _run(videos, out, queries, args.job, dry_run=args.dry_run)
+    return _run(videos, absolute(out), queries, absolute_models(args.job), dry_run=args.dry_run)
 
 
 def read_arguments(argv: list[str]) -> Arguments:

@@ -8,12 +8,12 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from jobs.command_line import parse
+from jobs.places import absolute, absolute_models
 from jobs.training.settings import LabelConfig, RoutersConfig
 from pipeline.errors import ConfigError
 
@@ -59,7 +59,7 @@ def _label(argv: list[str]) -> int:
     from jobs.training.label import label
 
     args = parse(LabelArguments, argv, "reelsift train label", LabelArguments.__doc__)
-    return _print(label(_absolute(args.videos), args.questions, _absolute(args.out), args.job))
+    return _print(label(absolute(args.videos), args.questions, absolute(args.out), absolute_models(args.job)))
 
 
 def _routers(argv: list[str]) -> int:
@@ -67,8 +67,8 @@ def _routers(argv: list[str]) -> int:
     from jobs.training.routers import train_routers
 
     args = parse(RoutersArguments, argv, "reelsift train routers", RoutersArguments.__doc__)
-    videos = _absolute(args.videos) if args.videos else ""
-    return _print(train_routers(_absolute(args.labels), _absolute(args.out), args.job, videos))
+    videos = absolute(args.videos) if args.videos else ""
+    return _print(train_routers(absolute(args.labels), absolute(args.out), absolute_models(args.job), videos))
 
 
 STEPS: dict[str, Callable[[list[str]], int]] = {"label": _label, "routers": _routers}
@@ -91,11 +91,6 @@ def main(argv: list[str]) -> int:
     for ours in ("pipeline", "actors", "jobs"):
         logging.getLogger(ours).setLevel(logging.INFO)
     return STEPS[argv[0]](argv[1:])
-
-
-def _absolute(place: str) -> str:
-    """Return a place as workers, which have another working directory, find it."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _print(found: dict[str, Any]) -> int:
