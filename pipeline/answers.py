@@ -26,6 +26,8 @@ class AnswerLike(Protocol):
     @property
     def cost(self) -> object: ...
     @property
+    def judged(self) -> Sequence[tuple[float, float, int]]: ...
+    @property
     def error(self) -> str: ...
 
 
@@ -74,11 +76,12 @@ def answer_row(
         "answer": answer.answer,
         "confidence": answer.confidence,
         "spans": [dict(zip(("start_s", "end_s", "score"), span, strict=True)) for span in answer.spans],
-        "evidence": [dict(zip(("pts_s", "score", "tokens"), item, strict=True)) for item in answer.evidence],
+        "evidence": _frames(answer.evidence),
         "route": plan["route"],
         "route_confidence": plan["route_confidence"],
         "route_reason": plan["route_reason"],
         "plan_reason": plan["reason"],
+        "judged": _frames(answer.judged),
         "frames_seen": len(window["pts_s"]),
         "tokens_dense": answer.tokens_dense,
         "tokens_used": answer.tokens_used,
@@ -88,6 +91,10 @@ def answer_row(
         "error_type": "AnswerError" if answer.error else "",
         "error_message": answer.error,
     }
+
+
+def _frames(found: Sequence[tuple[float, float, int]]) -> list[Row]:
+    return [dict(zip(("pts_s", "score", "tokens"), item, strict=True)) for item in found]
 
 
 def _cost(cost: object) -> Row:

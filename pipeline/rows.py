@@ -138,6 +138,7 @@ ANSWERS = pa.schema(
         ("route_confidence", pa.float32()),
         ("route_reason", pa.string()),
         ("plan_reason", pa.string()),
+        ("judged", pa.list_(EVIDENCE)),
         ("frames_planned", pa.int32()),
         ("frames_seen", pa.int32()),
         ("frames_stale", pa.int32()),
@@ -158,6 +159,9 @@ ANSWERS = pa.schema(
     ]
 )
 """One row per (window, query).
+
+`judged` are the frames that an image router looked at before the plan was final, in time order: its probability that
+the frame matters, and the visual tokens that the frame then got, 0 of one that was not shown.
 
 The columns COST are what a language model newly computed for this answer: frames that went through its vision tower,
 visual prompt heads prefilled, prompt tokens (visual ones and the question's) that went through it, steps of decoding,

@@ -154,6 +154,8 @@ class Answer:
     """Why there is no answer; the row's error_message."""
     plan: Plan | None = None
     """What an image router made of the ask's plan; None = that one stands."""
+    judged: Sequence[tuple[float, float, int]] = ()
+    """Frames it looked at for that (pts_s, its probability, visual tokens spent), in time order."""
 
 
 class ImageRouter(Protocol):

@@ -4,6 +4,7 @@ Shape letters: L labels.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -49,6 +50,22 @@ def given(
 def refused(window: WindowView, reason: str, tokens_per_frame: int) -> Answer:
     """Return that there is no answer, and why."""
     return Answer("", 0.0, tokens_dense=tokens_dense(window, tokens_per_frame), error=reason)
+
+
+def refined(window: WindowView, ask: Ask, answer: Answer) -> Answer:
+    """Return an answer, or a refusal, with what an image router planned for it and said of every frame it looked at.
+
+    Args:
+        window: what was asked about.
+        ask: the question as the router left it.
+        answer: what came of it; a frame that it does not rest on has cost it no tokens.
+    """
+    said_N = ask.relevance_N if ask.refined_N is None else ask.refined_N
+    spent = {pts_s: tokens for pts_s, _, tokens in answer.evidence}
+    judged = [(float(window.pts_s_N[frame]), float(said_N[frame])) for frame in sorted(ask.candidates)]
+    return replace(
+        answer, plan=ask.plan, judged=tuple((pts_s, said, spent.get(pts_s, 0)) for pts_s, said in judged)
+    )
 
 
 def tokens_dense(window: WindowView, tokens_per_frame: int) -> int:

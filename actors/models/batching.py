@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors.device import empty_cache, halve_on_out_of_memory, is_out_of_memory
 from actors.models import Answer, Ask, Cost, Request
-from actors.models.answering import cut_at, free_text, given, likeliest, refused, why_not
+from actors.models.answering import cut_at, free_text, given, likeliest, refined, refused, why_not
 from actors.models.decoding import Heard, Said, Speech
 from actors.models.groups import (
     Group,
@@ -94,8 +94,9 @@ class Batch:
         ]
 
     def _with_cost(self, place: Place) -> Answer:
-        plan = self.refined[place].plan if place in self.refined else None
-        return replace(self.answers[place], cost=self.costs.get(place, Cost()), plan=plan)
+        answer = replace(self.answers[place], cost=self.costs.get(place, Cost()))
+        ask = self.refined.get(place)
+        return answer if ask is None else refined(self.requests[place[0]].window, ask, answer)
 
     @contextmanager
     def _refusing(self, places: Sequence[Place], what: str) -> Generator[None]:

@@ -49,6 +49,7 @@ def test_frames_are_proposed_and_judged_in_the_model(reelsift, one_clip, ask, tm
         assert "after embedded" in row["scorer"]
         looked = " candidates looked at, " in row["plan_reason"]
         assert looked == (row["query_id"] in REFINED)
+        assert len(row["judged"]) == (CANDIDATES if looked else 0)
         if looked:
             _shows_what_was_judged(row)
     assert done.json["this_run"]["router_tokens"] == sum(row["router_tokens"] for row in answers)
@@ -59,6 +60,9 @@ def test_frames_are_proposed_and_judged_in_the_model(reelsift, one_clip, ask, tm
 
 def _shows_what_was_judged(row):
     assert row["tokens_used"] == sum(frame["tokens"] for frame in row["evidence"]) > 0
+    shown = {frame["pts_s"]: frame for frame in row["evidence"]}
+    for frame in row["judged"]:
+        assert frame == shown.get(frame["pts_s"], {**frame, "tokens": 0})
     judged = [frame for frame in row["evidence"] if frame["score"]]
     assert len(judged) <= CANDIDATES
     if row["route"] == "fragment":

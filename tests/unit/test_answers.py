@@ -28,11 +28,13 @@ def test_an_answer_carries_what_was_computed_for_it_also_when_it_is_refused():
         oom_halvings=1,
         router_tokens=640,
     )
+    judged = ((1.0, 0.25, 0), (2.0, 0.75, 8))
     for error in ("", "no text"):
-        answer = Answer("yes", 0.5, cost=cost, error=error)
+        answer = Answer("yes", 0.5, cost=cost, error=error, judged=judged)
         row = answer_row(window, one_query("a dog"), plan, answer=answer, answer_s=0.1, labels={})
         [stored] = rows.to_table([row], rows.ANSWERS).to_pylist()
         assert {name: stored[name] for name in rows.COST} == {
             "vision_frames": 4, "prefills": 1, "prefill_tokens": 900, "decode_steps": 7,
             "decode_passes": 5, "oom_halvings": 1, "router_tokens": 640,
         }  # fmt: skip
+        assert [tuple(frame.values()) for frame in stored["judged"]] == list(judged)

@@ -156,6 +156,26 @@ def test_the_answer_rests_on_what_the_router_chose(llm):
     assert found.cost.router_tokens == 10 * len(CANDIDATES)
 
 
+def test_an_answer_says_what_the_router_said_of_every_frame(llm):
+    """Also of those that were not shown, of a whole window, and where nothing came of it."""
+    [found] = answer(llm, ask(budget_tokens=16), router=Says({4.0: 0.9, 18.0: 0.6}))
+    assert [(pts_s, tokens) for pts_s, _, tokens in found.judged] == [
+        (4.0, 0),
+        (6.0, 0),
+        (12.0, 0),
+        (18.0, 16),
+    ]
+    assert [said for _, said, _ in found.judged] == pytest.approx([0.9, 0.1, 0.1, 0.6])
+    [whole] = answer(llm, ask(), router=Says({}))
+    assert [said for _, said, _ in whole.judged] == pytest.approx([0.1] * 4)
+    spent = {pts_s: tokens for pts_s, _, tokens in whole.evidence}
+    assert [(pts_s, spent.get(pts_s, 0)) for pts_s, _, _ in whole.judged] == [
+        (pts_s, tokens) for pts_s, _, tokens in whole.judged
+    ]
+    [alone] = answer(llm, ask(candidates=()), router=Says({}))
+    assert alone.judged == ()
+
+
 def test_it_answers_as_if_planned_so_at_once(llm):
     """Nothing but the plan has changed."""
     [refined] = answer(llm, ask("ask"), router=Says({4.0: 0.9}))
