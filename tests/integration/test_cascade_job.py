@@ -52,6 +52,7 @@ def test_frames_are_proposed_and_judged_in_the_model(reelsift, one_clip, ask, tm
         assert len(row["judged"]) == (CANDIDATES if looked else 0)
         if looked:
             _shows_what_was_judged(row)
+    assert "fragment" in {row["route"] for row in answers if row["query_id"] in REFINED}
     assert done.json["this_run"]["router_tokens"] == sum(row["router_tokens"] for row in answers)
     again = reelsift("answer", one_clip, ask(*QUERIES), out, *SETTINGS, *named)
     assert again.code == 0, again.err
