@@ -109,7 +109,7 @@ def plan_tokens(
             return _plan_fragment(scores_N, known, relevant, budget_tokens, size_relevant, size_background)
     else:
         fallback = ""
-    shown = _evenly(len(scores_N), budget_tokens // size_global)
+    shown = evenly(len(scores_N), budget_tokens // size_global)
     tokens_N = np.zeros(len(scores_N), dtype=np.int64)
     tokens_N[shown] = size_global
     reason = f"{fallback}{len(shown)} of {len(scores_N)} frames at {size_global} tokens"
@@ -147,7 +147,7 @@ def _plan_fragment(
     size_background: int,
 ) -> Plan:
     """Return the plan of the fragment route: relevant frames first, the rest of the budget for the others."""
-    shown = relevant[_evenly(len(relevant), budget_tokens // size_relevant)]
+    shown = relevant[evenly(len(relevant), budget_tokens // size_relevant)]
     others = np.zeros(0, dtype=np.int64)
     if len(shown) == len(relevant):
         left_tokens = budget_tokens - len(shown) * size_relevant
@@ -175,7 +175,7 @@ def _distrust(
     return ""
 
 
-def _evenly(num_items: int, num_wanted: int) -> Indices:
+def evenly(num_items: int, num_wanted: int) -> Indices:
     """Return up to `num_wanted` of 0 .. num_items - 1 at equal distances: the middles of equal stretches.
 
     For 8 items and 3 wanted the stretches are [0, 2.67), [2.67, 5.33), [5.33, 8) and the middles 1, 4, 6.

@@ -29,11 +29,26 @@ class SeenFrames:
     novelty_N: Floats
     """[N] in [0, 1]: luma change against the frame before; 1 for the first."""
     slow_N: npt.NDArray[np.bool_]
-    """[N]: whether the picture had changed against the last frame that had (select/slow_fast.py); the first has."""
+    """[N]: whether the picture had changed against the last frame that had; the first has (select/slow_fast.py)."""
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.pts_s_N)
+
+    def only(self, kept_N: npt.NDArray[np.bool_]) -> "SeenFrames":
+        """Return some of the frames, as if there were no others.
+
+        A frame is slow then if any since the kept one before it was; novelty stays that of the whole window.
+        """
+        passed_N = np.cumsum(self.slow_N)[kept_N]
+        return SeenFrames(
+            pts_s_N=self.pts_s_N[kept_N],
+            end_s=self.end_s,
+            embedding_NE=self.embedding_NE[kept_N],
+            relevance_N=self.relevance_N[kept_N],
+            novelty_N=self.novelty_N[kept_N],
+            slow_N=np.diff(passed_N, prepend=0) > 0,
+        )
 
 
 class SelectFn(Protocol):
