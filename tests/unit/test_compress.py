@@ -1,15 +1,17 @@
 """Each compressor against a slow reference in numpy, and the figures its paper gives."""
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.compress import TOKEN_COMPRESSORS
+from pipeline.compress import METHODS, TOKEN_COMPRESSORS
 from pipeline.compress.uniform import pooled_grid
 from pipeline.config import CompressConfig
-from pipeline.tokens import VisualTokens, whole_frames
+from pipeline.errors import AnswerError
+from pipeline.tokens import by_frame, whole_frames
+from tests.compress_references import REFERENCES, clip
 
 PLANS = [
     [12, 12, 12, 12, 12],
@@ -18,91 +20,32 @@ PLANS = [
     [0, 0, 0, 0, 0],
     [0, 12, 99, 4, 12],
 ]
-Reference = tuple[np.ndarray, list[int], list[float]]
 
 
-def clip(frames: int, grid: tuple[int, int], hidden: int = 5, seed: int = 0) -> VisualTokens:
-    generator = torch.Generator().manual_seed(seed)
-    count = grid[0] * grid[1]
-    values = torch.randn(frames, count, hidden, generator=generator, dtype=torch.float64)
-    return whole_frames(values, grid)
+def test_every_compressor_has_a_reference_and_says_what_it_is():
+    assert REFERENCES.keys() == TOKEN_COMPRESSORS.keys() == METHODS.keys()
+    assert {method.stage for method in METHODS.values()} == {"compress"}
 
 
-def reference_none(tokens: VisualTokens, plan: list[int], prune_ratio: float) -> Reference:
-    del prune_ratio
-    kept = [
-        token
-        for token in range(len(tokens.values_ND))
-        if plan[token // tokens.num_per_frame] >= tokens.num_per_frame
-    ]
-    return tokens.values_ND.numpy()[kept], kept, [1.0] * len(kept)
+SETTINGS = [
+    *(
+        CompressConfig(prune_ratio=ratio, scope=scope)
+        for ratio in (0.0, 0.3, 1.0)
+        for scope in ("video", "frame")
+    ),
+    *(CompressConfig(prune_ratio=0.7, threshold=threshold) for threshold in (-1.0, 0.25, 0.7, 1.0)),
+]
 
 
-def reference_uniform(tokens: VisualTokens, plan: list[int], prune_ratio: float) -> Reference:
-    del prune_ratio
-    rows, columns = tokens.grid
-    pictures = tokens.values_ND.numpy().reshape(len(plan), rows, columns, -1)
-    values, sources, weights = [], [], []
-    for frame, picture in enumerate(pictures):
-        if plan[frame] == 0:
-            continue
-        high, wide = (
-            (rows, columns) if plan[frame] >= rows * columns else pooled_grid(tokens.grid, plan[frame])
-        )
-        for i in range(high):
-            for j in range(wide):
-                cell = [
-                    (row, column)
-                    for row in range(rows)
-                    for column in range(columns)
-                    if row * high // rows == i and column * wide // columns == j
-                ]
-                values.append(np.mean([picture[place] for place in cell], axis=0))
-                sources.append(frame * rows * columns + min(row * columns + column for row, column in cell))
-                weights.append(float(len(cell)))
-    return np.array(values).reshape(-1, tokens.values_ND.shape[1]), sources, weights
-
-
-def reference_dycoke(tokens: VisualTokens, plan: list[int], prune_ratio: float) -> Reference:
-    count = tokens.num_per_frame
-    frames = tokens.values_ND.numpy().reshape(len(plan), count, -1)
-    planned = [frame for frame in range(len(plan)) if plan[frame] > 0]
-    anchors = planned[::4]
-    pooled = reference_uniform(tokens, [plan[t] if t in anchors else 0 for t in range(len(plan))], 0.0)
-    found = list(zip(pooled[1], pooled[0], pooled[2], strict=True))
-    for start in range(0, len(planned), 4):
-        window = planned[start : start + 4]
-        for place, against in ((1, 0), (2, 0), (3, 2)):
-            if place >= len(window):
-                continue
-            frame, reference = window[place], window[against]
-            cosine = [
-                (float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))), index)
-                for index, (a, b) in enumerate(zip(frames[frame], frames[reference], strict=True))
-            ]
-            room = min(plan[frame], math.floor(round((1 - prune_ratio) * count, 6)))
-            found += [
-                (frame * count + index, frames[frame][index], 1.0) for _, index in sorted(cosine)[:room]
-            ]
-    found.sort(key=lambda item: item[0])
-    values = np.array([value for _, value, _ in found]).reshape(-1, frames.shape[2])
-    return values, [source for source, _, _ in found], [weight for _, _, weight in found]
-
-
-REFERENCES = {"none": reference_none, "uniform": reference_uniform, "dycoke": reference_dycoke}
-
-
-def test_every_compressor_has_a_reference():
-    assert REFERENCES.keys() == TOKEN_COMPRESSORS.keys()
-
-
-@pytest.mark.parametrize("prune_ratio", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    "settings", SETTINGS, ids=lambda one: f"{one.prune_ratio} {one.threshold} {one.scope}"
+)
+@pytest.mark.parametrize("plan", PLANS, ids=str)
 @pytest.mark.parametrize("name", sorted(REFERENCES))
-def test_equals_the_slow_reference(name, plan, prune_ratio):
+def test_equals_the_slow_reference(name, plan, settings):
     tokens = clip(len(plan), (3, 4))
-    found = TOKEN_COMPRESSORS[name](tokens, plan, CompressConfig(prune_ratio=prune_ratio))
-    values, sources, weights = REFERENCES[name](tokens, plan, prune_ratio)
+    found = TOKEN_COMPRESSORS[name](tokens, plan, settings)
+    values, sources, weights = REFERENCES[name](tokens, plan, settings)
     assert found.source_N.tolist() == sources
     assert found.weight_N.tolist() == weights
     np.testing.assert_allclose(found.values_ND.numpy(), values, rtol=0, atol=1e-12)
@@ -202,3 +145,17 @@ def test_none_never_cuts_a_frame():
 def test_a_plan_for_another_clip_is_refused(name):
     with pytest.raises(ValueError, match="plan for 4 frames of 4 tokens needs all 16 of them, found 12"):
         TOKEN_COMPRESSORS[name](clip(3, (2, 2)), [4] * 4, CompressConfig(prune_ratio=0.5))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", sorted(TOKEN_COMPRESSORS.keys() - {"none", "uniform", "dycoke"}))
+def test_a_broken_frame_is_named(name, broken):
+    """Among planned frames, by its number in the clip; a frame that is not shown may be broken."""
+    tokens = clip(5, (2, 2))
+    values = by_frame(tokens, 5).clone()
+    values[1, 2, 3] = broken
+    tokens = replace(tokens, values_ND=values.flatten(0, 1))
+    with pytest.raises(AnswerError, match="1 of 4 visual tokens of frame 1 are not finite"):
+        TOKEN_COMPRESSORS[name](tokens, [4, 4, 0, 4, 4], CompressConfig())
+    shown = TOKEN_COMPRESSORS[name](tokens, [4, 0, 4, 4, 4], CompressConfig())
+    assert bool(shown.values_ND.isfinite().all())

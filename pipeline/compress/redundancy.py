@@ -1,0 +1,155 @@
+"""What the methods share that throw away what was shown before: how alike tokens are, and which of them go.
+
+Likeness is float64, one number per token, higher for what a frame shown before has too. Sums over a token's values
+are taken in float32 or wider and do not depend on the frames beside it: chunks of a stream give what the whole gives.
+
+Shape letters: N tokens of one frame, D hidden size, T frames, P planned frames (their plan is not 0), F compared ones.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+
+from pipeline.compress.uniform import pool_grid
+from pipeline.errors import AnswerError
+from pipeline.tokens import VisualTokens, join, take
+
+CHUNK_BYTES = 2 << 20
+"""What is worked on at a time, to stay in a processor's cache."""
+
+
+def planned_frames(plan_T: Sequence[int]) -> list[int]:
+    """Return which frames a plan shows at all."""
+    return [frame for frame, plan in enumerate(plan_T) if plan > 0]
+
+
+def pick(values_TND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
+    """Return some frames [P, N, D], without a copy where these are all."""
+    return values_TND if len(frames) == len(values_TND) else values_TND[list(frames)]
+
+
+def squares(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
+    """Return the squared length of each token [P, N].
+
+    Args:
+        values_PND: tokens of P frames.
+        frames: their numbers, for the message.
+
+    Raises:
+        AnswerError: a frame's tokens are not finite, or so large that their square is not.
+    """
+    found_PN = torch.empty(values_PND.shape[:2], dtype=torch.float64, device=values_PND.device)
+    for part in _chunks(values_PND):
+        wide = _widen(values_PND[part])
+        found_PN[part] = (wide * wide).sum(-1)
+    broken_P = ~found_PN.isfinite().all(1)
+    if bool(broken_P.any()):
+        place = int(broken_P.nonzero()[0, 0])
+        count = int((~found_PN[place].isfinite()).sum())
+        msg = (
+            f"{count} of {found_PN.shape[1]} visual tokens of frame {frames[place]} are not finite numbers, and cannot"
+            " be compared; look at the frame, or set --answer.dtype float32 if the model overflows in its format"
+        )
+        raise AnswerError(msg)
+    return found_PN
+
+
+def cosines(values_PND: torch.Tensor, squares_PN: torch.Tensor, lag: int = 1, shift: int = 0) -> torch.Tensor:
+    """Return the cosine of each token with one of an earlier frame, [P - lag, N] float64, at least [0, N].
+
+    Equal tokens have exactly 1; a token of zeros has 0 with every other.
+
+    Args:
+        values_PND: tokens of P frames.
+        squares_PN: see `squares`.
+        lag: how many frames earlier, at least 1.
+        shift: how many places further in raster order; where that is outside of the frame the result is -inf.
+    """
+    num_frames, count = max(0, len(values_PND) - lag), values_PND.shape[1]
+    start, stop = min(count, max(0, -shift)), max(0, count - max(0, shift))
+    found_FN = torch.full((num_frames, count), -math.inf, dtype=torch.float64, device=values_PND.device)
+    if start >= stop:
+        return found_FN
+    here, there = slice(start, stop), slice(start + shift, stop + shift)
+    now_FND, before_FND = values_PND[lag:, here], values_PND[:num_frames, there]
+    for part in _chunks(now_FND):
+        found_FN[part, here] = (_widen(now_FND[part]) * _widen(before_FND[part])).sum(-1).double()
+    length_FN = (squares_PN[lag:, here] * squares_PN[:num_frames, there]).sqrt()
+    cosine_FN = (found_FN[:, here] / length_FN).clamp(-1.0, 1.0)
+    found_FN[:, here] = torch.where(length_FN > 0, cosine_FN, 0.0)
+    return found_FN
+
+
+def keep_share(
+    likeness_FN: torch.Tensor, prune_ratio: float, scope: Literal["video", "frame"]
+) -> torch.Tensor:
+    """Return which tokens stay, bool [F, N], when a share is to go, the most alike first; of equal ones the later.
+
+    Args:
+        likeness_FN: of comparable tokens.
+        prune_ratio: share that goes.
+        scope: share of all of them, or of each frame's own.
+    """
+    rows = likeness_FN if scope == "frame" else likeness_FN.flatten()[None]
+    # 1e-9: (1 - 0.9) x 10 is 0.9999999999999998 in floating point, and 1 on paper
+    most = math.floor((1.0 - prune_ratio) * rows.shape[1] + 1e-9)
+    order = rows.argsort(dim=1, stable=True)[:, :most]
+    kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order, value=True)
+    return kept.view_as(likeness_FN)
+
+
+def keep_one(kept_FN: torch.Tensor, likeness_FN: torch.Tensor) -> torch.Tensor:
+    """Return which tokens stay when no frame may go as a whole: its least alike stays in any case."""
+    least_FN = torch.arange(kept_FN.shape[1], device=kept_FN.device) == likeness_FN.argmin(1, keepdim=True)
+    return kept_FN | (least_FN & ~kept_FN.any(1, keepdim=True))
+
+
+def cut_to_plan(
+    tokens: VisualTokens,
+    plan_T: Sequence[int],
+    kept_PN: torch.Tensor,
+    likeness_PN: torch.Tensor,
+    anchors: Sequence[bool],
+) -> VisualTokens:
+    """Return the tokens that stay, at most its plan of each frame.
+
+    Args:
+        tokens: all tokens of T frames.
+        plan_T: most tokens of each frame.
+        kept_PN: which tokens of planned frames may stay.
+        likeness_PN: where more may stay than planned, the least alike do; of equal ones the earlier.
+        anchors: P times, whether the frame is whole whatever `kept_PN` says: pooled to its plan (`uniform`).
+    """
+    count, device = tokens.num_per_frame, tokens.source_N.device
+    frames = planned_frames(plan_T)
+    limit_P = torch.tensor([plan_T[frame] for frame in frames], dtype=torch.int64, device=device)
+    anchor_P = torch.tensor(list(anchors), dtype=torch.bool, device=device)
+    order_PN = likeness_PN.masked_fill(~kept_PN, math.inf).argsort(dim=1, stable=True)
+    within_PN = torch.arange(count, device=device) < limit_P[:, None]
+    cut_PN = torch.zeros_like(kept_PN).scatter_(1, order_PN, within_PN.expand_as(kept_PN)) & kept_PN
+    cut_PN = torch.where(anchor_P[:, None], (limit_P >= count)[:, None], cut_PN)
+    if len(frames) == len(plan_T) and bool(cut_PN.all()):
+        return tokens
+    kept_TN = torch.zeros(len(plan_T), count, dtype=torch.bool, device=device)
+    kept_TN[frames] = cut_PN
+    taken = take(tokens, kept_TN.flatten().nonzero()[:, 0])
+    small = {frame for frame, anchor in zip(frames, anchors, strict=True) if anchor and plan_T[frame] < count}
+    if not small:
+        return taken
+    return join([pool_grid(tokens, [plan if t in small else 0 for t, plan in enumerate(plan_T)]), taken])
+
+
+def _chunks(values_FND: torch.Tensor) -> Iterator[slice]:
+    """Yield slices of some frames each: over large arrays a loop is faster than one pass through memory."""
+    if not len(values_FND):
+        return
+    frames = max(1, CHUNK_BYTES * len(values_FND) // max(1, 4 * values_FND.numel()))
+    for start in range(0, len(values_FND), frames):
+        yield slice(start, start + frames)
+
+
+def _widen(values: torch.Tensor) -> torch.Tensor:
+    """Return values in float32 or wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,145 @@
+"""What each compressor does, written as loops over numpy arrays: slow, obvious, and what the fast ones must equal."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from pipeline.compress.uniform import pooled_grid
+from pipeline.config import CompressConfig
+from pipeline.tokens import VisualTokens, whole_frames
+
+Reference = tuple[np.ndarray, list[int], list[float]]
+"""Values, sources and weights of the tokens that stay."""
+
+
+def clip(frames: int, grid: tuple[int, int], hidden: int = 5, seed: int = 0) -> VisualTokens:
+    """Random tokens in float64 with what any compressor needs beside them; a picture does not divide into the grid."""
+    generator = torch.Generator().manual_seed(seed)
+    count = grid[0] * grid[1]
+    values = torch.randn(frames, count, hidden, generator=generator, dtype=torch.float64)
+    size = (frames, 2 * grid[0] + 1, 2 * grid[1] + 1, 3)
+    pixels = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+    probes = torch.randn(4, hidden, generator=generator, dtype=torch.float64)
+    return replace(whole_frames(values, grid), pixels_THWC=pixels, probes_PD=probes)
+
+
+def planned_of(plan: list[int]) -> list[int]:
+    return [frame for frame in range(len(plan)) if plan[frame] > 0]
+
+
+def frames_of(tokens: VisualTokens, plan: list[int]) -> np.ndarray:
+    return tokens.values_ND.numpy().reshape(len(plan), tokens.num_per_frame, -1)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def room(share: float, count: int) -> int:
+    """What stays of some tokens when a share goes."""
+    return math.floor(round((1 - share) * count, 6))
+
+
+def put_together(
+    tokens: VisualTokens, plan: list[int], anchors: list[int], kept: dict[int, list[tuple[float, int]]]
+) -> Reference:
+    """Anchors pooled to their plan; of what is kept of others, (likeness, place), the least alike within the plan."""
+    frames = frames_of(tokens, plan)
+    pooled = uniform(tokens, [plan[t] if t in anchors else 0 for t in range(len(plan))], CompressConfig())
+    found = list(zip(pooled[1], pooled[0], pooled[2], strict=True))
+    for t, candidates in kept.items():
+        for _, place in sorted(candidates)[: plan[t]]:
+            found.append((t * tokens.num_per_frame + place, frames[t][place], 1.0))
+    found.sort(key=lambda item: item[0])
+    values = np.array([value for _, value, _ in found]).reshape(-1, frames.shape[2])
+    return values, [source for source, _, _ in found], [weight for _, _, weight in found]
+
+
+def of_share(
+    candidates: dict[int, list[tuple[float, int]]], settings: CompressConfig
+) -> dict[int, list[tuple[float, int]]]:
+    """The least alike that stay when `prune_ratio` of all, or of each frame's own, go."""
+    if settings.scope == "frame":
+        return {t: sorted(own)[: room(settings.prune_ratio, len(own))] for t, own in candidates.items()}
+    every = sorted((likeness, t, place) for t, own in candidates.items() for likeness, place in own)
+    stay = every[: room(settings.prune_ratio, len(every))]
+    return {t: [(likeness, place) for likeness, u, place in stay if u == t] for t in candidates}
+
+
+def none(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    del settings
+    kept = [
+        token
+        for token in range(len(tokens.values_ND))
+        if plan[token // tokens.num_per_frame] >= tokens.num_per_frame
+    ]
+    return tokens.values_ND.numpy()[kept], kept, [1.0] * len(kept)
+
+
+def uniform(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    del settings
+    rows, columns = tokens.grid
+    pictures = tokens.values_ND.numpy().reshape(len(plan), rows, columns, -1)
+    values, sources, weights = [], [], []
+    for frame, picture in enumerate(pictures):
+        if plan[frame] == 0:
+            continue
+        high, wide = (
+            (rows, columns) if plan[frame] >= rows * columns else pooled_grid(tokens.grid, plan[frame])
+        )
+        for i in range(high):
+            for j in range(wide):
+                cell = [
+                    (row, column)
+                    for row in range(rows)
+                    for column in range(columns)
+                    if row * high // rows == i and column * wide // columns == j
+                ]
+                values.append(np.mean([picture[place] for place in cell], axis=0))
+                sources.append(frame * rows * columns + min(row * columns + column for row, column in cell))
+                weights.append(float(len(cell)))
+    return np.array(values).reshape(-1, tokens.values_ND.shape[1]), sources, weights
+
+
+def dycoke(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    frames, planned = frames_of(tokens, plan), planned_of(plan)
+    kept = {}
+    for start in range(0, len(planned), 4):
+        window = planned[start : start + 4]
+        for place, against in ((1, 0), (2, 0), (3, 2)):
+            if place >= len(window):
+                continue
+            pairs = zip(frames[window[place]], frames[window[against]], strict=True)
+            alike = [(cosine(a, b), index) for index, (a, b) in enumerate(pairs)]
+            kept[window[place]] = sorted(alike)[: room(settings.prune_ratio, len(alike))]
+    return put_together(tokens, plan, planned[::4], kept)
+
+
+def dtd(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    frames, planned = frames_of(tokens, plan), planned_of(plan)
+    alike = {}
+    for before, now in pairwise(planned):
+        pairs = zip(frames[now], frames[before], strict=True)
+        alike[now] = [(cosine(a, b), index) for index, (a, b) in enumerate(pairs)]
+    if settings.threshold is not None:
+        kept = {t: [pair for pair in own if pair[0] <= settings.threshold] for t, own in alike.items()}
+    else:
+        kept = of_share(alike, settings)
+    return put_together(tokens, plan, planned[:1], kept)
+
+
+def evs(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    """The first frame has likeness minus infinity, and one ranking goes over all tokens, the first frame's too."""
+    frames, planned, count = frames_of(tokens, plan), planned_of(plan), tokens.num_per_frame
+    every = [(-math.inf, t, place) for t in planned[:1] for place in range(count)]
+    for before, now in pairwise(planned):
+        every += [(cosine(frames[now][i], frames[before][i]), now, i) for i in range(count)]
+    stay = sorted(every)[: max(count, room(settings.prune_ratio, len(planned) * count))]
+    kept = {t: [(likeness, place) for likeness, u, place in stay if u == t] for t in planned[1:]}
+    return put_together(tokens, plan, planned[:1], kept)
+
+
+REFERENCES = {"none": none, "uniform": uniform, "dycoke": dycoke, "dtd": dtd, "evs": evs}
