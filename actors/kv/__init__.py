@@ -1,0 +1,22 @@
+"""What stays of a prompt in the language model's KV cache, and which of it a question is shown."""
+
+from collections.abc import Callable
+from typing import Any
+
+from actors.kv import none, quick_prefill, streaming_vlm
+from actors.kv.cache import KvCache
+from actors.kv.settings import KvSettings
+from pipeline.methods import Method
+
+KV_POLICIES: dict[str, Callable[[Any, KvSettings], KvCache]] = {
+    "none": none.KeepAll,
+    "quick-prefill": quick_prefill.QuickPrefill,
+    "streaming-vlm": streaming_vlm.StreamingVlm,
+}
+"""(text decoder, settings) -> an empty cache."""
+
+METHODS: dict[str, Method] = {
+    "none": none.METHOD,
+    "quick-prefill": quick_prefill.METHOD,
+    "streaming-vlm": streaming_vlm.METHOD,
+}

@@ -1,0 +1,240 @@
+"""A KV cache that a policy may thin out between groups of frames, and the forward passes over it.
+
+transformers takes both from outside: a cache is anything with `update`, an attention function is registered by name.
+Here `update` hands the new keys and values through to the attention function, which gives them, with the queries, to
+the cache: only there are queries and keys of one layer seen together, which retrieval needs. For the time of a pass
+the decoder's attention is ours; before and behind it, it is whatever it was.
+
+`KvCache` keeps everything. A policy is a subclass that changes what stays (`settle`), where tokens stand, or what new
+tokens are shown (`attend`).
+
+Shape letters: L new tokens, K rows, D hidden size, P position axes.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from actors.kv.rotary import Rotary, Turns
+from actors.kv.rows import Rows
+from actors.kv.settings import KvSettings
+from actors.kv.tokens import TEXT, Tokens
+from pipeline.errors import AnswerError, ModelError
+
+ATTENTION = "reelsift_kv_policy"
+Stage = Literal["prompt", "question", "step"]
+"""What goes through the decoder: a group of frames with their text; a question; the newest token of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a prompt; the next part follows it without a gap."""
+
+    embeds_LD: torch.Tensor
+    tokens: Tokens
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """More inputs of the decoder (Qwen3-VL's deepstack)."""
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """What a layer makes of the new tokens, [1, heads, L, head size] each; queries and keys are turned."""
+
+    query: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    scaling: float
+
+
+class KvCache:
+    """Everything is kept; the parent of all policies."""
+
+    def __init__(self, decoder: Any, settings: KvSettings | None = None) -> None:
+        """Take the text decoder whose keys and values these will be.
+
+        Raises:
+            ModelError: the decoder has no rotary positions.
+        """
+        self.decoder = decoder
+        self.settings = settings or KvSettings()
+        self.rotary = Rotary(decoder)
+        self.num_layers: int = decoder.config.num_hidden_layers
+        self.layers = [Rows() for _ in range(self.num_layers)]
+        self.end = 0
+        """Position of the first token behind the prompt so far."""
+        self.stage: Stage = "prompt"
+        self.positions_PL = torch.empty((self.rotary.axes, 0), dtype=torch.int64)
+        """Of the tokens that go through the decoder."""
+        self.tokens: Tokens | None = None
+        """The same, of a prompt."""
+        self._new_turns: Turns | None = None
+        self._behind: int | None = None
+        """Position behind an open question and its answer; None = no question is open."""
+
+    # --- what callers use ----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def feed(self, piece: Piece) -> torch.Tensor:
+        """Append a part of the prompt, and let the policy throw away what it does not keep.
+
+        Returns:
+            Final hidden states [L, D] of the part.
+
+        Raises:
+            AnswerError: a visual token is not a finite number; the message names its frame.
+        """
+        if self._behind is not None:
+            msg = "a question is open; `forget` it before more of the prompt comes"
+            raise ValueError(msg)
+        _check_finite(piece)
+        self.tokens = piece.tokens
+        hidden_LD = self._run("prompt", piece.embeds_LD, piece.tokens.lay_out(self.end), piece.extra)
+        self.end += piece.tokens.extent
+        self.settle(piece.tokens)
+        return hidden_LD
+
+    @torch.inference_mode()
+    def ask(self, embeds_LD: torch.Tensor) -> torch.Tensor:
+        """Put a question behind the prompt, or one token behind the question; return hidden states [L, D].
+
+        The first call opens the question, every further one continues it; `forget` closes it.
+        """
+        stage: Stage = "question" if self._behind is None else "step"
+        start = self.open_question() if self._behind is None else self._behind
+        at_L = torch.arange(start, start + len(embeds_LD), device=embeds_LD.device)
+        hidden_LD = self._run(stage, embeds_LD, at_L.expand(self.rotary.axes, -1), {})
+        self._behind = start + len(embeds_LD)
+        return hidden_LD
+
+    def forget(self) -> None:
+        """Take back the open question and its answer: the cache is again what it was before."""
+        if self._behind is not None:
+            self._behind = None
+            self.close_question()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors that are held for the prompt on the decoder's device."""
+        return sum(rows.num_bytes for rows in self.layers)
+
+    # --- what a policy changes -----------------------------------------------------------------------------
+
+    def attend(self, layer: int, new: New) -> torch.Tensor:
+        """Store what is new in one layer and return attention [1, heads, L, head size]."""
+        rows = self.layers[layer]
+        rows.append(new.keys, new.values)
+        return attend(new, rows.keys, rows.values)
+
+    def settle(self, tokens: Tokens) -> None:
+        """Throw away what is not kept, now that these tokens went through all layers."""
+        del tokens
+
+    def open_question(self) -> int:
+        """Get ready for a question and return the position of its first token."""
+        self._rows_before = [rows.num_rows for rows in self.layers]
+        return self.end
+
+    def close_question(self) -> None:
+        """Take back what a question and its answer appended."""
+        for rows, num_rows in zip(self.layers, self._rows_before, strict=True):
+            rows.cut(num_rows)
+
+    def new_turns(self) -> Turns:
+        """Return the angles that the new queries and keys are turned by."""
+        if self._new_turns is None:
+            self._new_turns = self.rotary.turns(self.positions_PL)
+        return self._new_turns
+
+    # --- the pass ------------------------------------------------------------------------------------------
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple["_Handed", None]:
+        """Hand new keys and values through to the attention function; transformers calls this per layer."""
+        return _Handed(self, layer, keys, values), None
+
+    def _run(
+        self, stage: Stage, embeds_LD: torch.Tensor, positions_PL: torch.Tensor, extra: Mapping[str, Any]
+    ) -> torch.Tensor:
+        self.stage, self.positions_PL, self._new_turns = stage, positions_PL, None
+        with _attending(self.decoder):
+            out = self.decoder(
+                inputs_embeds=embeds_LD[None],
+                # position ids are [axes, batch, L] for M-RoPE, [batch, L] for the others
+                position_ids=positions_PL[:, None] if len(positions_PL) > 1 else positions_PL,
+                past_key_values=self,
+                use_cache=True,
+                **extra,
+            )
+        return out.last_hidden_state[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """What `update` returns for keys."""
+
+    cache: KvCache
+    layer: int
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+def _check_finite(piece: Piece) -> None:
+    bad_L = ~piece.embeds_LD.isfinite().all(-1)
+    if bool(bad_L.any()):
+        frame = int(piece.tokens.frame_L[bad_L][0])
+        where = "the prompt's text" if frame == TEXT else f"frame {frame}"
+        msg = (
+            f"{where}: {int(bad_L.sum())} tokens are not finite numbers; with float16 weights try --answer.dtype"
+            " bfloat16 or float32, otherwise the weights or the frame are damaged"
+        )
+        raise AnswerError(msg)
+
+
+def attend(new: New, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return attention of new tokens to rows [1, heads, K, head size], the last L of which are their own."""
+    query, length, rows = new.query, new.query.shape[2], keys.shape[2]
+    seen = None
+    if 1 < length < rows:
+        seen = torch.ones((length, rows), dtype=torch.bool, device=query.device).tril(rows - length)
+    groups = query.shape[1] // keys.shape[1]
+    if groups > 1 and query.is_cuda and seen is not None:
+        # grouped heads are for the flash kernel alone, which takes no mask; the next best would be all scores at once
+        keys, values = (tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values))
+    return scaled_dot_product_attention(
+        query, keys, values, attn_mask=seen, is_causal=length == rows and length > 1, scale=new.scaling,
+        enable_gqa=keys.shape[1] != query.shape[1],
+    )  # fmt: skip
+
+
+def _attend(
+    module: Any, query: torch.Tensor, key: _Handed, value: None, attention_mask: None, scaling: float | None = None,
+    s_aux: Any = None, softcap: float | None = None, **_: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Return attention [1, L, heads, head size]; an attention function of transformers."""
+    del module, value, attention_mask
+    if s_aux is not None or softcap is not None:
+        msg = (
+            "this model's attention has sinks or a soft cap, which are not computed here; take another model"
+        )
+        raise ModelError(msg)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return key.cache.attend(key.layer, New(query, key.keys, key.values, scale)).transpose(1, 2), None
+
+
+@contextmanager
+def _attending(decoder: Any) -> Generator[None]:
+    """Let a decoder use our attention for the time of a block."""
+    from transformers import AttentionInterface  # noqa: PLC0415  slow, and needed only where a decoder is
+
+    AttentionInterface.register(ATTENTION, _attend)
+    before = decoder.config._attn_implementation
+    decoder.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        decoder.config._attn_implementation = before

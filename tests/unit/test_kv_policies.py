@@ -1,0 +1,150 @@
+"""Each cache policy against the slow way (tests/kv_reference.py), with explicit lists of what every token sees."""
+
+import pytest
+import torch
+
+from actors.kv.quick_prefill import num_kept
+from tests.kv_reference import KINDS, Reference, build_model, embed, fill, groups_of, logits, make_prompt
+
+QUESTION = [5, 6, 7]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
+    return build_model(request.param)
+
+
+def whole(model, prompt):
+    """Return embeddings and plain positions of a prompt with the question behind it."""
+    behind = range(prompt.next_position, prompt.next_position + len(QUESTION))
+    positions = prompt.positions_PL.T.tolist() + [[at] * len(prompt.positions_PL) for at in behind]
+    return torch.cat([prompt.embeds_LD, embed(model, QUESTION)]), positions
+
+
+def slow(model, prompt, see):
+    embeds, _ = whole(model, prompt)
+    return Reference(model, see).run(embeds)[-len(QUESTION) :]
+
+
+# --- quick-prefill ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_frames", "retention"), [(5, 0.5), (4, 0.2), (1, 0.5), (3, 0.01)])
+def test_quick_prefill_keeps_the_smallest_keys_of_each_group_and_layer(model, num_frames, retention):
+    prompt = make_prompt(model, num_frames)
+    _, positions = whole(model, prompt)
+    length, group_of = len(prompt.visual_L), groups_of(prompt, 2)
+
+    def kept(keys, group):
+        members = [at for at in range(length) if group_of[at] == group and bool(prompt.visual_L[at])]
+        norms = {at: float(keys[:, at].double().pow(2).sum()) for at in members}
+        count = max(1, int(len(members) * retention + 1e-9))
+        return set(sorted(members, key=lambda at: norms[at])[:count])
+
+    def see(layer, token, queries, keys):
+        del layer, queries
+        own = group_of[token] if token < length else None
+        found = {}
+        for at in range(token + 1):
+            group = group_of[at] if at < length else own
+            if group == own or not bool(prompt.visual_L[at]) or at in kept(keys, group):
+                found[at] = positions[at]
+        return found
+
+    cache = fill(model, prompt, "quick-prefill", group_frames=2, retention=retention)
+    assert (logits(model, cache, QUESTION) - slow(model, prompt, see)).abs().max() < 1e-4
+
+
+def test_quick_prefill_keeps_a_share_of_each_group_in_every_layer(model):
+    prompt = make_prompt(model, 5)
+    cache = fill(model, prompt, "quick-prefill", group_frames=2, retention=0.5)
+    text = int((~prompt.visual_L).sum())
+    assert [rows.num_rows for rows in cache.layers] == [text + 6 + 6 + 3] * 3
+
+
+def test_shares_are_rounded_down_and_never_nothing():
+    assert [num_kept(10, share) for share in (1.0, 0.7, 0.55, 0.01)] == [10, 7, 5, 1]
+    assert num_kept(0, 0.5) == 0
+
+
+# --- streaming-vlm ---------------------------------------------------------------------------------------------
+
+SMALL = {"sink_tokens": 4, "recent_text_tokens": 3, "vision_s": 2.0}
+
+
+def lay_out(prompt, places):
+    """Return the positions of some tokens, closed up: frames keep their shape."""
+    frame_of = {at: number for number, frame in enumerate(prompt.frames) for at in frame}
+    found, base, number, behind = {}, 0, None, 0
+    axes = len(prompt.positions_PL)
+    for at in places:
+        if axes == 1 or at not in frame_of:
+            base = behind
+            found[at] = [base] * axes
+            behind = base + 1
+            continue
+        if frame_of[at] != number:
+            number, base = frame_of[at], behind
+        start = prompt.positions_PL[:, prompt.frames[number][0]].tolist()
+        found[at] = [base + int(prompt.positions_PL[axis, at]) - start[axis] for axis in range(axes)]
+        behind = base + 3  # frames here are 2 x 3
+    return found, behind
+
+
+def streaming_rules(prompt, group_frames):
+    """Return what is held behind each group, with SMALL, one frame a second."""
+    group_of, frame_of = groups_of(prompt, group_frames), {}
+    for number, frame in enumerate(prompt.frames):
+        frame_of |= dict.fromkeys(frame, number)
+    held, after = [], []
+    for group in range(max(group_of) + 1):
+        held += [at for at in range(len(group_of)) if group_of[at] == group]
+        words = [at for at in held if at not in frame_of]
+        newest = max(frame_of[at] for at in held if at in frame_of)
+        held = [at for at in held if (frame_of[at] > newest - 2 if at in frame_of else
+                                      at in words[:4] or at in words[-3:])]  # fmt: skip
+        after.append(list(held))
+    return group_of, after
+
+
+@pytest.mark.parametrize(("num_frames", "group_frames"), [(6, 2), (5, 1), (3, 2), (1, 1)])
+def test_streaming_vlm_sees_what_is_held_closed_up(model, num_frames, group_frames):
+    prompt = make_prompt(model, num_frames)
+    group_of, after = streaming_rules(prompt, group_frames)
+    length = len(group_of)
+
+    def see(layer, token, queries, keys):
+        del layer, queries, keys
+        if token < length:
+            group = group_of[token]
+            before = after[group - 1] if group else []
+            own = [at for at in range(length) if group_of[at] == group]
+            places, _ = lay_out(prompt, before + own)
+            return {at: where for at, where in places.items() if at in before or at <= token}
+        places, behind = lay_out(prompt, after[-1])
+        asked = {at: [behind + at - length] * len(prompt.positions_PL) for at in range(length, token + 1)}
+        return places | asked
+
+    cache = fill(model, prompt, "streaming-vlm", group_frames=group_frames, **SMALL)
+    assert (logits(model, cache, QUESTION) - slow(model, prompt, see)).abs().max() < 1e-4
+    assert cache.layers[0].num_rows == len(after[-1])
+
+
+def test_streaming_vlm_holds_no_more_however_long_the_stream(model):
+    held = {frames: fill(model, make_prompt(model, frames), "streaming-vlm", group_frames=1, **SMALL)
+            for frames in (6, 12, 24)}  # fmt: skip
+    assert {cache.layers[2].num_rows for cache in held.values()} == {4 + 3 + 2 * 6}
+    assert len({cache.end for cache in held.values()}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_layer_says_what_a_fresh_prompt_of_the_kept_tokens_says(kind):
+    model = build_model(kind, layers=1)
+    prompt = make_prompt(model, 6)
+    _, after = streaming_rules(prompt, 2)
+    places, behind = lay_out(prompt, after[-1])
+    fresh = make_prompt(model, 0, header=0)
+    fresh.embeds_LD, fresh.visual_L = prompt.embeds_LD[after[-1]], prompt.visual_L[after[-1]]
+    fresh.positions_PL, fresh.next_position = torch.tensor([places[at] for at in after[-1]]).T, behind
+    found = logits(model, fill(model, prompt, "streaming-vlm", group_frames=2, **SMALL), QUESTION)
+    assert (found - logits(model, fill(model, fresh, "none"), QUESTION)).abs().max() < 1e-4
