@@ -115,7 +115,10 @@ class Memory(Protocol):
     def read(self, query_QD: torch.Tensor | None = None) -> Held:
         """Return what is held; with a question, what a memory that retrieves finds for it.
 
-        Reading may change who leaves next, never what is held.
+        Reading with a question may change what leaves next and what later questions find, never what is held.
+
+        Raises:
+            AnswerError: the question's tokens are not finite.
         """
         ...
 

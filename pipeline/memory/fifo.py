@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from pipeline.memory.likeness import cosines, norms
+from pipeline.memory.likeness import lagged_likeness
 from pipeline.memory.slots import Slots, frame_rows
 from pipeline.methods import Method
 from pipeline.streams import Clock, Held, MemoryConfig
@@ -43,28 +43,17 @@ class Fifo:
         self.clock = Clock(config)
         self.slots = Slots(config.capacity_tokens)
         self.last_1ND: torch.Tensor | None = None
-        self.last_1N = torch.zeros(0)
 
     def add(self, values_TND: torch.Tensor, pts_s_T: torch.Tensor) -> None:
         """Take the next frames; see Memory."""
         index_T = self.clock.admit(values_TND, pts_s_T)
         if not len(values_TND):
             return
-        lengths_TN = norms(values_TND)
-        first = self.last_1ND is None
-        before_1ND = values_TND[:1] if self.last_1ND is None else self.last_1ND
-        before_1N = lengths_TN[:1] if first else self.last_1N
-        likeness_TN = torch.cat(
-            [
-                cosines(values_TND[:1], before_1ND, lengths_TN[:1], before_1N),
-                cosines(values_TND[1:], values_TND[:-1], lengths_TN[1:], lengths_TN[:-1]),
-            ]
-        )
-        kept_TN = self._kept(likeness_TN)
-        if first:
-            kept_TN[0] = True
+        before_BND = values_TND[:0] if self.last_1ND is None else self.last_1ND
+        kept_TN = self._kept(lagged_likeness(values_TND, before_BND, 1))
+        kept_TN[index_T == 0] = True
         self.slots.put(frame_rows(values_TND, pts_s_T, index_T, kept_TN))
-        self.last_1ND, self.last_1N = values_TND[-1:].clone(), lengths_TN[-1:].clone()
+        self.last_1ND = values_TND[-1:].clone()
 
     def _kept(self, likeness_TN: torch.Tensor) -> torch.Tensor:
         """Return which tokens are new enough."""
@@ -85,5 +74,4 @@ class Fifo:
 
     @property
     def num_bytes(self) -> int:
-        last_bytes = 0 if self.last_1ND is None else self.last_1ND.nbytes
-        return self.slots.num_bytes + last_bytes + self.last_1N.nbytes
+        return self.slots.num_bytes + (0 if self.last_1ND is None else self.last_1ND.nbytes)

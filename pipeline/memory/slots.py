@@ -44,10 +44,14 @@ class Rows:
         """Return some of the tokens, by int64 index, mask or slice."""
         return Rows(*(column[index_K] for column in self.columns))
 
+    def time_order(self) -> torch.Tensor:
+        """Return the int64 index [M] that sorts the tokens by time, then place."""
+        by_place = self.place_M.argsort(stable=True)
+        return by_place[self.pts_s_M[by_place].argsort(stable=True)]
+
     def sorted(self) -> "Rows":
         """Return the tokens sorted by time, then place."""
-        by_place = self.place_M.argsort(stable=True)
-        return self.take(by_place[self.pts_s_M[by_place].argsort(stable=True)])
+        return self.take(self.time_order())
 
     def held(self) -> Held:
         """Return the tokens as memories hand them out; they must be sorted."""
