@@ -142,4 +142,52 @@ def evs(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Refe
     return put_together(tokens, plan, planned[:1], kept)
 
 
-REFERENCES = {"none": none, "uniform": uniform, "dycoke": dycoke, "dtd": dtd, "evs": evs}
+def dtd_pixels(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    planned, (rows, columns) = planned_of(plan), tokens.grid
+    pictures = tokens.pixels_THWC.numpy().astype(float) / 255
+    high, wide = pictures.shape[1:3]
+    changes = {}
+    for before, now in pairwise(planned):
+        difference = np.abs(pictures[now] - pictures[before])
+        changes[now] = []
+        for place in range(rows * columns):
+            patch = [
+                difference[i, j]
+                for i in range(high)
+                for j in range(wide)
+                if (i * rows // high, j * columns // wide) == divmod(place, columns)
+            ]
+            changes[now].append((-np.mean(patch), place))
+    if settings.threshold is not None:
+        kept = {t: [pair for pair in own if -pair[0] >= settings.threshold] for t, own in changes.items()}
+    else:
+        kept = of_share(changes, settings)
+    return put_together(tokens, plan, planned[:1], kept)
+
+
+def stream_ttm(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    frames, planned = frames_of(tokens, plan), planned_of(plan)
+    alike = {}
+    for number, t in enumerate(planned):
+        if number % 4:
+            last = planned[max(0, number - 3) : number]
+            alike[t] = [
+                (max(cosine(frames[t][i], frames[u][i]) for u in last), i) for i in range(len(frames[t]))
+            ]
+    if settings.threshold is not None:
+        kept = {t: [pair for pair in own if pair[0] < settings.threshold] for t, own in alike.items()}
+    else:
+        kept = of_share(alike, settings)
+    kept = {t: own or [min(alike[t])] for t, own in kept.items()}
+    return put_together(tokens, plan, planned[::4], kept)
+
+
+REFERENCES = {
+    "none": none,
+    "uniform": uniform,
+    "dycoke": dycoke,
+    "dtd": dtd,
+    "dtd-pixels": dtd_pixels,
+    "evs": evs,
+    "stream-ttm": stream_ttm,
+}

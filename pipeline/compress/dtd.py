@@ -50,7 +50,7 @@ def drop_like_before(tokens: VisualTokens, plan_T: Sequence[int], settings: Comp
     values_TND = by_frame(tokens, len(plan_T))
     frames = planned_frames(plan_T)
     likeness_FN = _likeness(pick(values_TND, frames), frames)
-    return _cut(tokens, plan_T, _kept(likeness_FN, settings), likeness_FN)
+    return cut_behind_first(tokens, plan_T, _kept(likeness_FN, settings), likeness_FN)
 
 
 def sample_video(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:
@@ -104,7 +104,7 @@ def _kept(likeness_FN: torch.Tensor, settings: CompressConfig) -> torch.Tensor:
     return keep_share(likeness_FN, settings.prune_ratio, settings.scope)
 
 
-def _cut(
+def cut_behind_first(
     tokens: VisualTokens, plan_T: Sequence[int], kept_FN: torch.Tensor, likeness_FN: torch.Tensor
 ) -> VisualTokens:
     """Return what stays within the plan, the first planned frame pooled to its own."""

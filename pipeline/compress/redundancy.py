@@ -41,8 +41,8 @@ def squares(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
         AnswerError: a frame's tokens are not finite, or so large that their square is not.
     """
     found_PN = torch.empty(values_PND.shape[:2], dtype=torch.float64, device=values_PND.device)
-    for part in _chunks(values_PND):
-        wide = _widen(values_PND[part])
+    for part in chunks(values_PND):
+        wide = widen(values_PND[part])
         found_PN[part] = (wide * wide).sum(-1)
     broken_P = ~found_PN.isfinite().all(1)
     if bool(broken_P.any()):
@@ -74,8 +74,8 @@ def cosines(values_PND: torch.Tensor, squares_PN: torch.Tensor, lag: int = 1, sh
         return found_FN
     here, there = slice(start, stop), slice(start + shift, stop + shift)
     now_FND, before_FND = values_PND[lag:, here], values_PND[:num_frames, there]
-    for part in _chunks(now_FND):
-        found_FN[part, here] = (_widen(now_FND[part]) * _widen(before_FND[part])).sum(-1).double()
+    for part in chunks(now_FND):
+        found_FN[part, here] = (widen(now_FND[part]) * widen(before_FND[part])).sum(-1).double()
     length_FN = (squares_PN[lag:, here] * squares_PN[:num_frames, there]).sqrt()
     cosine_FN = (found_FN[:, here] / length_FN).clamp(-1.0, 1.0)
     found_FN[:, here] = torch.where(length_FN > 0, cosine_FN, 0.0)
@@ -141,15 +141,15 @@ def cut_to_plan(
     return join([pool_grid(tokens, [plan if t in small else 0 for t, plan in enumerate(plan_T)]), taken])
 
 
-def _chunks(values_FND: torch.Tensor) -> Iterator[slice]:
+def chunks(values: torch.Tensor) -> Iterator[slice]:
     """Yield slices of some frames each: over large arrays a loop is faster than one pass through memory."""
-    if not len(values_FND):
+    if not len(values):
         return
-    frames = max(1, CHUNK_BYTES * len(values_FND) // max(1, 4 * values_FND.numel()))
-    for start in range(0, len(values_FND), frames):
+    frames = max(1, CHUNK_BYTES * len(values) // max(1, 4 * values.numel()))
+    for start in range(0, len(values), frames):
         yield slice(start, start + frames)
 
 
-def _widen(values: torch.Tensor) -> torch.Tensor:
+def widen(values: torch.Tensor) -> torch.Tensor:
     """Return values in float32 or wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

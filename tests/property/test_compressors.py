@@ -122,7 +122,8 @@ def test_a_still_clip_is_cut_most_and_noise_least(name, frames, seed, threshold)
     noise = dressed(torch.randn(frames, 6, 64, generator=generator), (2, 3))
     still = by_frame(noise, frames)[:1].repeat(frames, 1, 1)
     still = replace(dressed(still, (2, 3)), pixels_THWC=noise.pixels_THWC[:1].repeat(frames, 1, 1, 1))
-    settings = CompressConfig(prune_ratio=0.5, threshold=threshold)
+    # of each frame's own share: over the video, a frame's last token that must stay comes on top
+    settings = CompressConfig(prune_ratio=0.5, threshold=threshold, scope="frame")
     if name == "dtd-pixels" and threshold:
         settings = replace(settings, threshold=0.1)  # of luma, and the less the more alike
     least = TOKEN_COMPRESSORS[name](still, [6] * frames, settings).source_N.tolist()

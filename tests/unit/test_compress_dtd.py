@@ -1,11 +1,15 @@
 """Differential Token Drop and Efficient Video Sampling: what their papers say, and scenes found on the way."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.compress.dtd import drop_ratios, scene_changes
+from pipeline.compress.dtd_pixels import patch_changes
 from pipeline.config import CompressConfig
+from pipeline.errors import AnswerError
 from pipeline.tokens import whole_frames
 from tests.compress_references import clip
 
@@ -94,3 +98,30 @@ def test_scenes_change_in_valleys(ratios, expected):
 def test_ratios_of_a_clip_of_no_frames():
     assert drop_ratios(torch.zeros(0, 4, 3), CompressConfig()).tolist() == []
     assert drop_ratios(torch.ones(1, 4, 3), CompressConfig()).tolist() == [0.0]
+
+
+def test_pixels_that_changed_by_the_threshold_stay():
+    """Patches of 2 x 2; one pixel of one channel by 51, a twelfth of .2 on average; and one patch by .2."""
+    pixels = torch.full((3, 4, 4, 3), 100, dtype=torch.uint8)
+    pixels[1, 0, 3, 1] -= 51
+    pixels[2] = pixels[1]
+    pixels[2, 2:, 2:] += 51
+    tokens = replace(clip(3, (2, 2)), pixels_THWC=pixels)
+    assert patch_changes(pixels, (2, 2)).tolist() == [[0, 0.2 / 12, 0, 0], [0, 0, 0, 0.2]]
+    for threshold, expected in ((0.2, [11]), (0.01, [5, 11]), (0.0, [4, 5, 6, 7, 8, 9, 10, 11]), (0.3, [])):
+        found = TOKEN_COMPRESSORS["dtd-pixels"](tokens, [4, 4, 4], CompressConfig(threshold=threshold))
+        assert found.source_N.tolist() == [0, 1, 2, 3, *expected]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (None, r"dtd-pixels needs the frames as pictures .* found none"),
+        (torch.zeros(2, 9, 9, 3, dtype=torch.uint8), r"needs 3 pictures .* found \(2, 9, 9, 3\)"),
+        (torch.zeros(3, 9, 1, 3, dtype=torch.uint8), "of at least 2x2 px"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(pixels, message):
+    tokens = replace(clip(3, (2, 2)), pixels_THWC=pixels)
+    with pytest.raises(AnswerError, match=message):
+        TOKEN_COMPRESSORS["dtd-pixels"](tokens, [4, 4, 4], CompressConfig())
