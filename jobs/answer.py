@@ -192,6 +192,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     from pipeline.plugins import find
     from pipeline.reduce import AGGREGATORS
     from pipeline.sampling import SAMPLERS
+    from pipeline.select.fit import find_selector
     from pipeline.stages import route_queries
 
     find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
@@ -200,8 +201,9 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     answerer = find_answerer(config.answer)
     facts = answerer.describe(config.answer)
     scorer, scorer_facts = describe_scorer(config, facts)
+    selector = find_selector(config, refines=scorer.refine is not None)
     router, router_facts = describe_router(config, facts)
-    _check_budgets(config, queries, facts)
+    _check_budgets(config, queries, facts, selector)
     return Resolved(
         router=router,
         router_facts=router_facts,
@@ -214,19 +216,27 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     )
 
 
-def _check_budgets(config: JobConfig, queries: list[Any], facts: Any) -> None:
+def _check_budgets(config: JobConfig, queries: list[Any], facts: Any, selector: Any) -> None:
     """Refuse questions whose budget does not buy one frame, as small as the plan may make it.
 
     Raises:
         ConfigError: which questions, and what they need at least.
     """
     from pipeline.queries import check_budgets
+    from pipeline.select.fit import RELEVANCE, smallest_budget
 
     plan = config.plan
-    scales = (plan.scale_global, plan.scale_relevant, plan.scale_background) if facts.cuts_frames else (1,)
-    if facts.tokens_per_frame:
-        spending = [query for query in queries if query.kind != "find" or config.answer.confirm_find]
-        check_budgets(spending, plan.budget_tokens, max(1, facts.tokens_per_frame // max(scales)))
+    if not facts.tokens_per_frame:
+        return
+    if not facts.cuts_frames:
+        smallest_tokens = facts.tokens_per_frame
+    elif plan.selector == RELEVANCE:
+        scales = (plan.scale_global, plan.scale_relevant, plan.scale_background)
+        smallest_tokens = max(1, facts.tokens_per_frame // max(scales))
+    else:
+        smallest_tokens = smallest_budget(selector, facts.tokens_per_frame)
+    spending = [query for query in queries if query.kind != "find" or config.answer.confirm_find]
+    check_budgets(spending, plan.budget_tokens, smallest_tokens)
 
 
 def _list(videos: str, run: Any) -> tuple[list[Any], Any]:

@@ -31,6 +31,7 @@ from pipeline.queries import Query
 from pipeline.reduce import ReduceFn
 from pipeline.route import Route
 from pipeline.rows import Row
+from pipeline.select.fit import needs_pixels
 from pipeline.windows import Keys
 
 FILES_PER_TASK = 16
@@ -84,7 +85,9 @@ def answer_archive(
         pieces = ledger.cut(windows, MAX_WINDOWS_PER_TASK)
     todo = _slices(pieces).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
 
-    sample = partial(stages.sample_window, job.reader, job.scorer_facts.frame_size)
+    sample = partial(
+        stages.sample_window, job.reader, job.scorer_facts.frame_size, marks_slow=needs_pixels(config.plan.selector)
+    )  # fmt: skip
     # one window at a time, also where a task has many: a batch is in memory at once
     sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **DECODING)
 

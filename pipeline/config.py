@@ -140,7 +140,8 @@ class PlanConfig:
     router: str = "rules"
     """Entry of ROUTERS, or `package.module:function`."""
     selector: str = "relevance"
-    """Entry of FRAME_SELECTORS, or `package.module:function`: who spends the budget on which frames."""
+    """Entry of FRAME_SELECTORS, or `package.module:function`: who spends the budget on which frames. Scales and routes
+    are for `relevance`."""
     budget_tokens: Count = 8192
     """Visual tokens one (window, query) may spend when the query names no budget of its own."""
     scale_global: Count = 2
@@ -231,7 +232,8 @@ class JobConfig:
     def __post_init__(self) -> None:
         """Check the stages against each other."""
         scales = (self.plan.scale_global, self.plan.scale_relevant, self.plan.scale_background)
-        if self.compress.compressor == "none" and scales != (1, 1, 1):
+        scaled = self.plan.selector == "relevance" and scales != (1, 1, 1)
+        if self.compress.compressor == "none" and scaled:
             msg = (
                 f"compressor 'none' shows frames whole or not at all, but the plan shrinks them (scales {scales});"
                 " set --plan.scale-global 1 --plan.scale-background 1, or another --compress.compressor"

@@ -218,6 +218,7 @@ _SAMPLED = [
     ("samples", pa.list_(SAMPLE)),
     ("pts_s", pa.list_(pa.float64())),
     ("novelty", pa.list_(pa.float32())),
+    ("slow", pa.list_(pa.bool_())),
     ("read_bytes", pa.int64()),
     ("read_requests", pa.int32()),
     ("decode_s", pa.float32()),
@@ -225,7 +226,8 @@ _SAMPLED = [
 DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), *_ERROR])
 """A window with its sampled frames, uint8 [N, H, W, 3] at the scorer's size. `samples` has one entry per sampled time,
 `frame` of it points into `pts_s` or is -1; `pts_s` are the frames' times inside the window: a picture that came up
-before the window counts from the window's start."""
+before the window counts from the window's start. `slow` says which frames differ from the last such one; all do where
+no selector asks for it."""
 
 _SCORED = [("embedding", ARRAY), ("relevance", ARRAY), ("score_s", pa.float32())]
 SCORED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_ERROR])

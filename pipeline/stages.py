@@ -17,9 +17,14 @@ from pipeline.errors import AnswerError, DecodeError, ProbeError
 from pipeline.frames import FrameSize, Policy, Sample
 from pipeline.isolation import Reader
 from pipeline.novelty import novelty
+from pipeline.plugins import find
 from pipeline.queries import Query, columns
 from pipeline.route import Asked, Route, RouteManyFn
 from pipeline.rows import Row
+from pipeline.select import FRAME_SELECTORS, METHODS
+from pipeline.select.fit import RELEVANCE
+from pipeline.select.slow_fast import mark_slow
+from pipeline.select.window import WindowSelection
 from pipeline.spans import find_spans
 from pipeline.windows import key_gap_s, spans
 
@@ -52,8 +57,8 @@ def probe(reader: Reader, file: Row) -> Row:
     }
 
 
-def sample_window(reader: Reader, size: FrameSize, window: Row) -> Row:
-    """Decode a window's sampled frames at the scorer's size.
+def sample_window(reader: Reader, size: FrameSize, window: Row, *, marks_slow: bool = False) -> Row:
+    """Decode a window's sampled frames at the scorer's size; which of them are slow is found only when asked for.
 
     The picture shown when the window begins may have come up before; here it counts from the window's start, so
     that a picture that stands still for an hour is one frame of each window and no span leaves its window.
@@ -86,6 +91,7 @@ def sample_window(reader: Reader, size: FrameSize, window: Row) -> Row:
         ],
         "pts_s": pts_s_N.tolist(),
         "novelty": novelty(data_NHWC).tolist(),
+        "slow": mark_slow(data_NHWC).tolist() if marks_slow else [True] * len(data_NHWC),
         "pixels": rows.pack(data_NHWC),
         "read_bytes": origin.num_bytes,
         "read_requests": origin.num_requests,
@@ -139,6 +145,9 @@ def plan_window(
     note = "" if cuts_frames else WHOLE_FRAMES
     if not cuts_frames:
         config = replace(config, scale_global=1, scale_relevant=1, scale_background=1)
+    selection = (
+        None if config.selector == RELEVANCE else _selection(config, tokens_per_frame, window, cuts_frames)
+    )
     plans: list[Row] = []
     for query_id in window["query_ids"]:
         query, route = by_id[query_id], routes[query_id]
@@ -158,7 +167,10 @@ def plan_window(
             threshold = score.threshold if query.threshold is None else query.threshold
             inside_N = _in_spans(relevance_N, threshold, window) if query.kind == "find" else None
             try:
-                made = _spend(relevance_N, inside_N, route, query, config, threshold, tokens_per_frame)
+                if selection is None:
+                    made = _spend(relevance_N, inside_N, route, query, config, threshold, tokens_per_frame)
+                else:
+                    made = _select(selection, relevance_N, inside_N, route, _budget_tokens(query, config))
                 reason = made.reason + (note if any(made.tokens_N) else "")
                 plan |= {"route": made.route, "reason": reason, "tokens": list(made.tokens_N)}
                 if refines and query.kind != "find" and _looks_for_moments(route):
@@ -201,20 +213,56 @@ def _spend(
     Where no frame is inside there is nothing to confirm, and nothing is spent.
     """
     if inside_N is not None and not inside_N.any():
-        return Plan(route.route, (0,) * len(inside_N), "no span to confirm: no visual tokens needed")
+        return _nothing_inside(route, inside_N)
     made = plan_tokens(
         relevance_N if inside_N is None else relevance_N[inside_N],
         route=route.route,
         route_confidence=route.confidence,
         tokens_per_frame=tokens_per_frame,
-        budget_tokens=config.budget_tokens if query.budget_tokens is None else query.budget_tokens,
+        budget_tokens=_budget_tokens(query, config),
         threshold=threshold,
         scale_global=config.scale_global,
         scale_relevant=config.scale_relevant,
         scale_background=config.scale_background,
     )
-    if inside_N is None:
-        return made
+    return made if inside_N is None else _spread(made, inside_N)
+
+
+def _selection(config: PlanConfig, tokens_per_frame: int, window: Row, cuts_frames: bool) -> WindowSelection:
+    """Return what asks the job's selector for plans; one of outsiders is taken to heed the question."""
+    return WindowSelection(
+        find(FRAME_SELECTORS, config.selector, "FRAME_SELECTORS"),
+        window,
+        tokens_per_frame,
+        query_dependent=config.selector not in METHODS or METHODS[config.selector].query_dependent,
+        cuts_frames=cuts_frames,
+    )
+
+
+def _select(
+    selection: WindowSelection,
+    relevance_N: np.ndarray,
+    inside_N: np.ndarray | None,
+    route: Route,
+    budget_tokens: int,
+) -> Plan:
+    """Return the plan of one (window, query) as `_spend` does, by a selector that does not heed the route."""
+    if inside_N is not None and not inside_N.any():
+        return _nothing_inside(route, inside_N)
+    made = replace(selection.plan(relevance_N, inside_N, budget_tokens), route=route.route)
+    return made if inside_N is None else _spread(made, inside_N)
+
+
+def _budget_tokens(query: Query, config: PlanConfig) -> int:
+    return config.budget_tokens if query.budget_tokens is None else query.budget_tokens
+
+
+def _nothing_inside(route: Route, inside_N: np.ndarray) -> Plan:
+    return Plan(route.route, (0,) * len(inside_N), "no span to confirm: no visual tokens needed")
+
+
+def _spread(made: Plan, inside_N: np.ndarray) -> Plan:
+    """Return the plan of the frames inside as one of all frames."""
     tokens_N = np.zeros(len(inside_N), dtype=np.int64)
     tokens_N[inside_N] = made.tokens_N
     return Plan(made.route, tuple(tokens_N.tolist()), f"inside the spans to confirm: {made.reason}")
