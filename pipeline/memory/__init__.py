@@ -1,6 +1,6 @@
 """Ways to remember an endless stream within bounds."""
 
-from pipeline.memory import carriers, fifo, recent, stream_dycoke
+from pipeline.memory import carriers, clusters, fifo, recent, savemem, stream_dycoke
 from pipeline.methods import Method
 from pipeline.streams import MakeMemory
 
@@ -8,6 +8,8 @@ MEMORIES: dict[str, MakeMemory] = {
     "recent": recent.make_recent,
     "fifo": fifo.make_fifo,
     "stream-dycoke": stream_dycoke.make_stream_dycoke,
+    "savemem": savemem.make_savemem,
+    "clusters": clusters.make_clusters,
     "carriers": carriers.make_carriers,
 }
 
@@ -15,5 +17,7 @@ METHODS: dict[str, Method] = {
     "recent": recent.METHOD,
     "fifo": fifo.METHOD,
     "stream-dycoke": stream_dycoke.METHOD,
+    "savemem": savemem.METHOD,
+    "clusters": clusters.METHOD,
     "carriers": carriers.METHOD,
 }
