@@ -50,6 +50,10 @@ class Tokens:
         """Return the tokens at rising places."""
         return Tokens(*(getattr(self, one.name)[..., index] for one in fields(self)))
 
+    def to(self, device: torch.device | str) -> "Tokens":
+        """Return the same in the memory of a device."""
+        return Tokens(*(getattr(self, one.name).to(device) for one in fields(self)))
+
     def lay_out(self, start: int = 0) -> torch.Tensor:
         """Return positions [P, L] of the units, one behind the other from `start` on."""
         steps_L = self.extent_L * _first(self.unit_L)

@@ -148,3 +148,85 @@ def test_one_layer_says_what_a_fresh_prompt_of_the_kept_tokens_says(kind):
     fresh.positions_PL, fresh.next_position = torch.tensor([places[at] for at in after[-1]]).T, behind
     found = logits(model, fill(model, prompt, "streaming-vlm", group_frames=2, **SMALL), QUESTION)
     assert (found - logits(model, fill(model, fresh, "none"), QUESTION)).abs().max() < 1e-4
+
+
+# --- rekv ------------------------------------------------------------------------------------------------------
+
+
+def rekv_rules(prompt, group_frames, window_tokens, retrieve_frames):
+    """Return what a token sees: a window of whole frames while reading, the frames found in each layer when asked."""
+    group_of, length = groups_of(prompt, group_frames), len(prompt.visual_L)
+    frames, axes = prompt.frames, len(prompt.positions_PL)
+    init = frames[0][0]
+    blocks = [list(range(init if number == 0 else frames[number - 1][-1] + 1, frame[-1] + 1))
+              for number, frame in enumerate(frames)]  # fmt: skip
+    before, held = [], []
+    for group in range(max(group_of) + 1):
+        before.append(list(held))
+        held += [at for at in range(length) if group_of[at] == group]
+        border = len(held) - window_tokens
+        if border > 0:
+            cut = next((frame for frame in frames if held[border] in frame and held[border - 1] in frame), [])
+            held = [at for n, at in enumerate(held) if at < init or (n >= border and at not in cut)]
+
+    def extent(block):
+        return lay_out(prompt, block)[1]
+
+    def see(layer, token, queries, keys):
+        del layer
+        if token < length:
+            past = before[group_of[token]]
+            own = [at for at in range(length) if group_of[at] == group_of[token] and at not in past]
+            places, _ = lay_out(prompt, past + own)
+            return {at: where for at, where in places.items() if at <= token}
+        groups = queries.shape[0] // keys.shape[0]
+        query = queries[:, length:].double().mean(1)
+        scores = []
+        for frame in frames:
+            mean = keys[:, frame].double().mean(1).repeat_interleave(groups, 0)
+            scores.append(float((mean * query).sum()))
+        best = sorted(sorted(range(len(frames)), key=lambda number: -scores[number])[:retrieve_frames])
+        places, end = lay_out(prompt, list(range(init)) + [at for number in best for at in blocks[number]])
+        # the first frame lacks the text in front of it: then the frames stand that much further behind
+        whole = sum(sorted(map(extent, blocks), reverse=True)[:retrieve_frames])
+        behind = init + whole
+        places = {
+            at: where if at < init else [one + behind - end for one in where] for at, where in places.items()
+        }
+        return places | {at: [behind + at - length] * axes for at in range(length, token + 1)}
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "window_tokens", "retrieve_frames"), [(6, 12, 2), (5, 1000, 1), (1, 5, 3)]
+)
+def test_rekv_shows_a_question_the_frames_it_finds(model, num_frames, window_tokens, retrieve_frames):
+    prompt = make_prompt(model, num_frames)
+    see = rekv_rules(prompt, 2, window_tokens, retrieve_frames)
+    cache = fill(model, prompt, "rekv", group_frames=2, window_tokens=window_tokens,
+                 retrieve_frames=retrieve_frames, device_frames=1)  # fmt: skip
+    expected = slow(model, prompt, see)
+    assert (logits(model, cache, QUESTION) - expected).abs().max() < 1e-4
+    assert (logits(model, cache, QUESTION) - expected).abs().max() < 1e-4
+
+
+def test_rekv_holds_no_more_however_long_the_stream(model):
+    held = [
+        fill(model, make_prompt(model, frames), "rekv", group_frames=1, window_tokens=16)
+        for frames in (5, 15)
+    ]
+    assert held[0].layers[1].num_rows == held[1].layers[1].num_rows == 5 + 16
+    assert [len(cache.archive.extents) for cache in held] == [5, 15]
+
+
+def test_rekv_finds_other_frames_for_other_questions_and_in_other_layers(model):
+    cache = fill(model, make_prompt(model, 12), "rekv", group_frames=2, retrieve_frames=3)
+    found = set()
+    for ids in ([5, 6, 7], [30, 31, 32], [40]):
+        cache.ask(embed(model, ids))
+        found |= {
+            tuple(rows.keys[0, 0, 5 : 5 + 24].sum(-1).round(decimals=3).tolist()) for rows in cache.opened
+        }
+        cache.forget()
+    assert len(found) > 3
