@@ -234,7 +234,8 @@ class Batch:
         """Compress the frames of a plan, write the prompts, and make a group of those with the same visual half."""
         window = self.requests[planned.places[0][0]].window
         with self._refusing(planned.places, f"{len(planned.picked)} frames being compressed"):
-            clip = self.llm.reduce(planned.features, planned.picked, planned.plan)
+            seen_s = times_s(window, [row for row, _ in planned.plan])
+            clip = self.llm.reduce(planned.features, planned.picked, planned.plan, seen_s)
             heads: dict[tuple[int, ...], list[Put]] = {}
             for place in planned.places:
                 query = self._ask(place).query

@@ -18,6 +18,7 @@ import torch
 from actors.device import halve_on_out_of_memory, is_out_of_memory, return_freed_memory, to_device
 from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
+from actors.models.compressing import clip_of, compress_clip
 from actors.models.decoding import Language, Question, end_tokens
 from actors.models.loading import load_model
 from actors.models.memory import Memory
@@ -35,13 +36,13 @@ from actors.models.prompting import (
 from actors.models.refine import Refiner
 from actors.models.token_tree import use_trees
 from pipeline.budget import Plan
-from pipeline.compress import TOKEN_COMPRESSORS
+from pipeline.compress import TOKEN_COMPRESSORS, needs_of
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, ConfigError, ModelError
 from pipeline.frames import Frames
 from pipeline.plugins import find
 from pipeline.queries import Query
-from pipeline.tokens import CompressFn, whole_frames
+from pipeline.tokens import CompressFn
 
 LABELLED = ("flag", "choose")
 """Kinds answered by the likelihood of labels."""
@@ -56,6 +57,8 @@ class FrameFeatures:
     """[N, separators, D]; see families/contract.py."""
     layers_NKD: tuple[torch.Tensor, ...]
     """Features added inside the first language layers (Qwen3-VL's deepstack), one tensor per layer."""
+    pixels_NHWC: npt.NDArray[np.uint8] | None = None
+    """The frames themselves, where the compressor needs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,12 @@ class VideoLlm:
     """Holds one model; see the module."""
 
     def __init__(
-        self, parts: Preprocessing, model: Any, compress: CompressFn, settings: CompressConfig, config: AnswerConfig
+        self,
+        parts: Preprocessing,
+        model: Any,
+        compress: CompressFn,
+        settings: CompressConfig,
+        config: AnswerConfig,
     ) -> None:
         self.parts = parts
         self.model = model
@@ -259,7 +267,10 @@ class VideoLlm:
             found += halve_on_out_of_memory(self._encode, frames, what, self.language.out_of_memory)
         values_NKD, *layers_NKD = (torch.stack(tensors) for tensors in zip(*found, strict=True))
         per_frame = self.parts.tokens_per_frame
-        return FrameFeatures(values_NKD[:, :per_frame], values_NKD[:, per_frame:], tuple(layers_NKD))
+        pixels_NHWC = data_NHWC if "pixels" in needs_of(self.compress) else None
+        return FrameFeatures(
+            values_NKD[:, :per_frame], values_NKD[:, per_frame:], tuple(layers_NKD), pixels_NHWC
+        )
 
     def _encode(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[torch.Tensor, ...]]:
         """Return per frame its features [K + separators, D], and those of each deepstack layer [K, D]."""
@@ -284,21 +295,28 @@ class VideoLlm:
         ]
         return list(zip(*per_frame, strict=True))
 
-    def reduce(self, features: FrameFeatures, picked: Sequence[int], plan: Sequence[tuple[int, int]]) -> Clip:
+    def reduce(
+        self,
+        features: FrameFeatures,
+        picked: Sequence[int],
+        plan: Sequence[tuple[int, int]],
+        times_s: Sequence[float] = (),
+    ) -> Clip:
         """Return some of the frames, compressed.
 
         Args:
             features: of all frames of the window.
             picked: which of them the plan is about.
             plan: of each of these (row of the evidence, visual tokens allowed).
+            times_s: of each of these, for messages.
 
         Raises:
             ConfigError: the compressor kept more of a frame than its plan allows: no budget would hold with it.
-            AnswerError: nothing is left.
+            AnswerError: nothing is left, or the compressor cannot use the tokens of a frame.
         """
         index = list(picked)
-        clip = whole_frames(features.values_NKD[index], self.parts.grid)
-        kept = self.compress(clip, [tokens for _, tokens in plan], self.settings)
+        clip = clip_of(self, features, index)
+        kept = compress_clip(self, clip, [tokens for _, tokens in plan], times_s)
         tokens_T = torch.bincount(kept.frame_N, minlength=len(plan))
         for (row, planned), found in zip(plan, tokens_T.tolist(), strict=True):
             if found > planned:

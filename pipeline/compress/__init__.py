@@ -1,7 +1,7 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
 from pipeline.compress import dtd, dtd_pixels, dycoke, none, stream_ttm, uniform
-from pipeline.methods import Method
+from pipeline.methods import Method, Need
 from pipeline.tokens import CompressFn
 
 TOKEN_COMPRESSORS: dict[str, CompressFn] = {
@@ -23,3 +23,9 @@ METHODS: dict[str, Method] = {
     "evs": dtd.EVS,
     "stream-ttm": stream_ttm.METHOD,
 }
+
+
+def needs_of(compress: CompressFn) -> tuple[Need, ...]:
+    """Return what a compressor must be given beside tokens; nothing, if it is no entry of the table."""
+    names = [name for name, entry in TOKEN_COMPRESSORS.items() if entry is compress]
+    return METHODS[names[0]].needs if names else ()
