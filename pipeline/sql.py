@@ -1,16 +1,19 @@
 """SQL over the tables of an output folder, read-only.
 
 DuckDB sees two views per table of rows.TABLES and nothing else: no other file, no write, no network beyond the
-bucket the folder is in. A file that changed is answered again under another version and its old rows stay: `all_videos`
-holds every row, `videos` only those of the version that the latest run probed, and so for each table.
+bucket the folder is in. A column that is younger than some runs is NULL in their rows. A file that changed is answered
+again under another version and its old rows stay: `all_videos` holds every row, `videos` only those of the version that
+the latest run probed, and so for each table.
 Buckets are read through the store's own client, because DuckDB's extension for them would have to be downloaded.
 """
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import rows, store
 from pipeline.errors import ConfigError
@@ -53,12 +56,8 @@ def open_views(out: str) -> duckdb.DuckDBPyConnection:
     fs, _ = store.open_fs(out)
     if "s3" in fs.protocol:
         connection.register_filesystem(fs)
-    for table, schema in rows.TABLES.items():
-        if files[table]:
-            connection.read_parquet([_literal(path) for path in files[table]]).create_view(f"all_{table}")
-        else:
-            columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
-            connection.execute(f"CREATE VIEW all_{table} AS SELECT {columns} WHERE false")
+    for table in rows.TABLES:
+        connection.execute(f"CREATE VIEW all_{table} AS {_select_all(table, files[table])}")
     for table in rows.TABLES:
         connection.execute(CURRENT.format(table=table))
     paths = [path for table in files.values() for path in table]
@@ -98,6 +97,29 @@ def _part_files(out: str, table: str) -> list[str]:
     """Return the committed files of a table, local ones with absolute paths."""
     uris = [entry.uri for entry in store.list_files(store.join(out, table), missing_ok=True)]
     return [uri if "://" in uri else store.open_fs(uri)[1] for uri in uris if uri.endswith(".parquet")]
+
+
+def _select_all(table: str, paths: Sequence[str]) -> str:
+    """Return the query for all rows of a table: its columns of today, and behind them what older parts have besides.
+
+    DuckDB's `union_by_name` would read every footer before every query: one per run tells what the run wrote.
+
+    Raises:
+        StoreError: a part cannot be read.
+    """
+    runs: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        runs["-".join(path.rpartition("/")[2].split("-")[:2])].append(path)
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for parts in runs.values():
+        with store.open_stream(parts[0]) as file:
+            alike[tuple(pq.read_schema(file).names)] += parts
+    columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in rows.TABLES[table])
+    found = [f"SELECT {columns} WHERE false"]
+    for parts in alike.values():
+        names = ", ".join(f"""'{_literal(path).replace("'", "''")}'""" for path in parts)
+        found.append(f"SELECT * FROM read_parquet([{names}])")
+    return " UNION ALL BY NAME ".join(found)
 
 
 def _sql_type(kind: pa.DataType) -> str:

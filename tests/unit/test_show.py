@@ -271,6 +271,34 @@ def test_variables_of_the_program_are_not_tables(out: str) -> None:
     assert secret
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_runs_of_several_versions_are_one_table(tmp_path: Path, order: int) -> None:
+    """A younger column is NULL in older rows, whichever run comes first; one that is gone stands behind the others."""
+    now = rows.to_table([answer("new", "ask", "a.mp4", judged=[])], rows.ANSWERS)
+    past = rows.to_table([answer("old", "ask", "a.mp4", confidence=0.5)], rows.ANSWERS)
+    old = past.drop_columns(["judged"]).append_column("gone", pa.array([7]))
+    runs = ["20260101T000000-aaaaaa", "20260102T000000-bbbbbb"][::order]
+    for run_id, table in zip(runs, (old, now), strict=True):
+        for part in ("1", "2"):
+            store.write_table(store.join(str(tmp_path), "answers", f"{run_id}-answers-{part}.parquet"), table)
+    with sql.open_views(str(tmp_path)) as connection:
+        names, _ = sql.select(connection, "SELECT * FROM all_answers")
+        assert names == [*rows.ANSWERS.names, "gone"]
+        columns = "query_id, confidence, judged, gone"
+        _, found = sql.select(connection, f"SELECT DISTINCT {columns} FROM all_answers ORDER BY ALL")
+        assert list(found) == [("new", 0.0, [], None), ("old", 0.5, None, 7)]
+        _, found = sql.select(connection, "SELECT count(*) FROM all_answers")
+        assert list(found) == [(4,)]
+
+
+def test_a_table_of_older_runs_alone_has_todays_columns(tmp_path: Path) -> None:
+    old = rows.to_table(ANSWERS, rows.ANSWERS).drop_columns(["judged"])
+    store.write_table(store.join(str(tmp_path), "answers", "r-a-1.parquet"), old)
+    with sql.open_views(str(tmp_path)) as connection:
+        _, found = sql.select(connection, "SELECT judged FROM all_answers WHERE judged IS NOT NULL")
+        assert list(found) == []
+
+
 def test_tables_without_files_are_empty_and_typed(out: str) -> None:
     with sql.open_views(out) as connection:
         for table, schema in rows.TABLES.items():
