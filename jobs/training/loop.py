@@ -4,26 +4,26 @@ Runs inside Ray Train: the process group (gloo on CPUs, nccl on GPUs) stands whe
 and dropout follow from the seed and the epoch, so an interrupted run ends with the same weights as one that was not.
 """
 
+import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import distributed, nn
 
 from actors.models.heads import ImageHead, SemanticHead
 from jobs.training.measures import head_loss, measure
 from pipeline import rows
+from pipeline.rows import Row
 
 CHECKPOINT_FILE = "head.pt"
-SHUFFLED_ROWS = 1024
-"""Rows that are mixed with each other; a worker holds as many."""
+SHUFFLED_BYTES = 256 * 2**20
+"""Of the rows that are mixed with each other; a worker holds as many. A row may be a megabyte, or 100 of them."""
 EPOCH_STRIDE = 1_000_003
 """Parts the seeds of epochs, so that two runs with neighbouring seeds share none."""
 
@@ -145,20 +145,41 @@ def train_epoch(
 
 
 def _batches(shard: Any, batch_rows: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
-    """Yield a shard's rows, mixed if there is a seed."""
-    mixed = {} if shuffle_seed is None else {
-        "local_shuffle_buffer_size": SHUFFLED_ROWS, "local_shuffle_seed": shuffle_seed
-    }  # fmt: skip
-    for table in shard.iter_batches(batch_size=batch_rows, batch_format="pyarrow", **mixed):
-        yield to_batch(table)
+    """Yield a shard's rows, some in one, mixed if there is a seed."""
+    tables = shard.iter_batches(batch_size=batch_rows, batch_format="pyarrow")
+    found = (_row(values) for table in tables for values in rows.to_rows(table))
+    several = found if shuffle_seed is None else mixed(found, shuffle_seed, SHUFFLED_BYTES)
+    while group := list(islice(several, batch_rows)):
+        yield join(group)
 
 
-def to_batch(table: pa.Table) -> Batch:
-    """Return the items of some rows of tables.STATES, one behind the other."""
-    found = list(rows.to_rows(table))
-    states = np.concatenate([rows.unpack(row["states"]) for row in found])
-    labels = np.concatenate([np.asarray(row["labels"], np.int64) for row in found])
-    return torch.from_numpy(states), torch.from_numpy(labels)
+def _row(values: Row) -> Batch:
+    """Return one row of tables.STATES, in memory of its own: a view would hold all of its table."""
+    states = torch.from_numpy(rows.unpack(values["states"]).copy())
+    return states, torch.tensor(values["labels"], dtype=torch.int64)
+
+
+def mixed(several: Iterator[Batch], seed: int, max_bytes: int) -> Iterator[Batch]:
+    """Yield rows in an order that follows from a seed, holding no more than so many bytes of them."""
+    draw = random.Random(seed)
+    held: list[Batch] = []
+    held_bytes = 0
+    for one in several:
+        held.append(one)
+        held_bytes += one[0].nbytes
+        while held_bytes > max_bytes:
+            place = draw.randrange(len(held))
+            held[place], held[-1] = held[-1], held[place]
+            drawn = held.pop()
+            held_bytes -= drawn[0].nbytes
+            yield drawn
+    draw.shuffle(held)
+    yield from held
+
+
+def join(several: Sequence[Batch]) -> Batch:
+    """Return the items of some rows, one behind the other."""
+    return torch.cat([states for states, _ in several]), torch.cat([labels for _, labels in several])
 
 
 def _predict(head: nn.Module, batches: Iterator[Batch]) -> Batch:

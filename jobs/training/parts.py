@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 from pipeline import rows, store
 from pipeline.rows import Row
 
+ROWS_PER_GROUP = 4
+"""Rows that can be read by themselves: one with the states of many frames is large."""
+
 
 def name_of(*values: Any) -> str:
     """Return 16 hex digits over values of JSON."""
@@ -42,7 +45,9 @@ def write(folder: str, table: pa.Table) -> pa.Table:
     named: list[str] = table.column("part").to_pylist()
     for part in dict.fromkeys(named):
         mine = table.filter(pa.array([name == part for name in named]))
-        store.write_table(uri_of(folder, part), mine)
+        file = pa.BufferOutputStream()
+        pq.write_table(mine, file, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        store.write_bytes(uri_of(folder, part), file.getvalue().to_pybytes())
         failed = sum(bool(error) for error in mine.column("error_type").to_pylist())
         done.append({"part": part, "rows": mine.num_rows, "failed": failed})
     return rows.to_table(done, DONE)
@@ -57,6 +62,14 @@ def read(folder: str, part: str, columns: Sequence[str] | None = None) -> pa.Tab
         return pq.read_table(pa.BufferReader(store.read_bytes(uri_of(folder, part))))
     with store.open_stream(uri_of(folder, part)) as file:
         return pq.read_table(file, columns=list(columns))
+
+
+def groups(folder: str, part: str) -> Iterator[pa.Table]:
+    """Yield the tables of a part's row groups: one of them is in memory at once."""
+    with store.open_stream(uri_of(folder, part)) as file:
+        parquet = pq.ParquetFile(file)
+        for number in range(parquet.num_row_groups):
+            yield parquet.read_row_group(number)
 
 
 def scan(folder: str, parts: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[Row]:

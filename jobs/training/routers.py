@@ -10,7 +10,7 @@ was interrupted.
 import json
 import logging
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -61,7 +61,7 @@ def train_routers(labels: str, out: str, config: RoutersConfig, videos: str = ""
 
     _check(out, config)
     stages = [stage for stage in (IMAGE, SEMANTIC) if stage.number in config.stages.split(",")]
-    groups = read_labels(labels, [stage.head for stage in stages]) if stages else []
+    groups = read_labels(labels, [stage.head for stage in stages]) if stages else {}
     model = read_parts(config.answer, weights=False)
     if JOINT in config.stages.split(","):
         check_layers(model)
@@ -70,9 +70,9 @@ def train_routers(labels: str, out: str, config: RoutersConfig, videos: str = ""
     folder = store.join(out, "_states", parts.name_of(fingerprint(config, without=OF_STAGES), heads.model))
     place = videos or _videos_of(labels)
     with cluster.connected():
-        _compute_states(place, groups, folder, config)
+        _compute_states(place, [group for mine in groups.values() for group in mine], folder, config)
         for stage in stages:
-            _train(stage, heads, folder, [group["part"] for group in groups], out, config)
+            _train(stage, heads, folder, [group["part"] for group in groups[stage.head]], out, config)
             save_heads(out, heads)
         if JOINT in config.stages.split(","):
             train_jointly(labels, place, model.frame_size, out, heads, config)
@@ -113,34 +113,40 @@ SEMANTIC = Stage("2", "semantic", lambda config: config.semantic)
 JOINT = "3"
 
 
-def read_labels(labels: str, wanted: Sequence[str]) -> list[Row]:
-    """Return tables.GROUP rows: the labels of one part that heads can be trained on, as JSON, each with its `head`.
+def read_labels(labels: str, wanted: Sequence[str]) -> dict[str, list[Row]]:
+    """Return per head tables.GROUP rows: the labels of one part that it can be trained on, as JSON.
 
-    Frames of a question that is still answered without them are left out: nothing tells them from others.
+    A part is one head's: what is there of it does not depend on which stages are run together. Frames of a question
+    that is still answered without them are left out: nothing tells them from others.
 
     Raises:
         ConfigError: no labels there.
     """
-    found: dict[str, list[Row]] = defaultdict(list)
+    found: dict[str, list[Row]] = {head: [] for head in wanted}
     for head, table, columns in (("image", "flr", FLR_COLUMNS), ("semantic", "qtr", QTR_COLUMNS)):
         folder = store.join(labels, table)
         for name in sorted(parts.names(folder)) if head in wanted else ():
-            for row in parts.scan(folder, [name], columns):
-                if not row.pop("error_type") and not row.pop("necessity", UNKNOWN)["masked_answerable"]:
-                    found[name].append({**row, "head": head})
-    if not found:
+            mine = [
+                {**row, "head": head}
+                for row in parts.scan(folder, [name], columns)
+                if not row.pop("error_type") and not row.pop("necessity", UNKNOWN)["masked_answerable"]
+            ]
+            if mine:
+                found[head].append(_group(mine))
+    if not any(found.values()):
         msg = (
             f"{labels}: found no label to train {' or '.join(wanted)} head on; expected a folder written by"
             " `reelsift train label` with questions that the model can answer"
         )
         raise ConfigError(msg)
-    return [
-        {
-            "part": parts.name_of(mine), "video": mine[0]["video"], "questions": json.dumps(mine), "error_type": "",
-            "error_message": "",
-        }
-        for mine in found.values()
-    ]  # fmt: skip
+    return found
+
+
+def _group(labelled: Sequence[Row]) -> Row:
+    return {
+        "part": parts.name_of(labelled), "video": labelled[0]["video"], "questions": json.dumps(labelled),
+        "error_type": "", "error_message": "",
+    }  # fmt: skip
 
 
 def _videos_of(labels: str) -> str:

@@ -7,7 +7,7 @@ Shape letters: N frames, D hidden size.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,12 +114,12 @@ def _packed(states: Any) -> Row:
     return rows.pack(states.float().cpu().numpy().astype(np.float32))
 
 
-def read_states(folder: str, head: str, split: str, table: pa.Table) -> pa.Table:
-    """Return the states of one head and split that some parts hold; a function for Ray Data's map_batches."""
-    found = [
-        row
-        for part in table.column("part").to_pylist()
-        for row in parts.scan(folder, [part])
-        if (row["head"], row["split"], row["error_type"]) == (head, split, "")
-    ]
-    return rows.to_table(found, STATES)
+def read_states(folder: str, head: str, split: str, table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the states of one head and split that some parts hold, a few rows at a time; for Ray Data's map_batches."""
+    yield STATES.empty_table()  # also where there are none
+    for part in table.column("part").to_pylist():
+        for group in parts.groups(folder, part):
+            columns = (group.column(name).to_pylist() for name in ("head", "split", "error_type"))
+            wanted = [values == (head, split, "") for values in zip(*columns, strict=True)]
+            if any(wanted):
+                yield group.filter(pa.array(wanted)).cast(STATES)

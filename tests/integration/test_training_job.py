@@ -85,6 +85,8 @@ def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     assert done.code == 0, done.err
     found = load_heads(heads, hidden_size=tiny_models.HIDDEN)
     _heads_say_what_they_reached(found, epochs)
+    # it went on where it was killed, also with another stage beside it
+    assert len(list(heads.glob("_runs/image-*"))) == 1
 
     done = reelsift(*train, whole, *named, *TRAINING, "--stages", 1, "--epochs", epochs, timeout=LONG_S)
     assert done.code == 0, done.err

@@ -13,11 +13,11 @@ from jobs.training import parts
 from jobs.training.label import flr_row, qtr_row, vote, write_labels
 from jobs.training.labeller import judge, read_question
 from jobs.training.look import find_video, times_to_see
-from jobs.training.loop import to_batch
+from jobs.training.loop import join, mixed
 from jobs.training.questions import Question, read_questions
 from jobs.training.routers import read_labels
 from jobs.training.settings import LabelConfig, RoutersConfig, fingerprint
-from jobs.training.states import split_of
+from jobs.training.states import read_states, split_of
 from jobs.training.tables import PROBED, STATES
 from pipeline import rows
 from pipeline.config import AnswerConfig, PoolConfig
@@ -172,12 +172,15 @@ def test_labels_are_one_row_per_question_in_both_tables(tmp_path):
     assert (counts["questions"], counts["failed"], counts["qtr"], counts["flr"]) == (4, 1, 3, 2)
     assert counts["still_answerable"] == 1
     assert parts.names(str(tmp_path / "qtr")) == {"p", "refused"}
-    [group] = read_labels(str(tmp_path), ["image", "semantic"])
-    labels = json.loads(group["questions"])
-    heads = [(one["head"], one["id"]) for one in labels]
-    assert heads == [
-        ("image", "where-True-True"), ("semantic", "where-True-True"), ("semantic", "n"), ("semantic", "m"),
-    ]  # fmt: skip
+    groups = read_labels(str(tmp_path), ["image", "semantic"])
+    ids = {
+        head: [(one["head"], one["id"]) for group in mine for one in json.loads(group["questions"])]
+        for head, mine in groups.items()
+    }
+    assert ids["image"] == [("image", "where-True-True")]
+    assert ids["semantic"] == [("semantic", name) for name in ("where-True-True", "n", "m")]
+    # what is computed for one head does not depend on the stages that are run together
+    assert read_labels(str(tmp_path), ["image"]) == {"image": groups["image"]}
     with pytest.raises(ConfigError, match="found no label"):
         read_labels(str(tmp_path / "elsewhere"), ["image"])
 
@@ -204,14 +207,62 @@ def test_splits():
     assert found == [split_of("", f"{number}.mp4", 0.2) for number in range(1000)]
 
 
-def test_items_of_a_batch_keep_their_labels():
-    def row(num_items, labels):
-        states = torch.full((num_items, 4), float(num_items)).numpy()
-        return {"states": rows.pack(states), "labels": labels}
+def states_row(number, num_items=3, **changes):
+    states = np.full((num_items, 4), number, np.float32)
+    return {
+        "part": "p", "id": str(number), "head": "image", "split": "train", "states": rows.pack(states),
+        "labels": [number % 2] * num_items, "error_type": "", **changes,
+    }  # fmt: skip
 
-    states, labels = to_batch(rows.to_table([row(2, [0, 1]), row(3, [1, 0, 0])], STATES))
+
+def test_states_are_read_a_few_rows_at_a_time(tmp_path):
+    several = [states_row(number) for number in range(9)]
+    several[1] |= {"head": "semantic"}
+    several[2] |= {"split": "dev"}
+    several[3] |= {"error_type": "AnswerError"}
+    parts.write(str(tmp_path), rows.to_table(several, STATES))
+    asked = pa.table({"part": ["p"]})
+    found = list(read_states(str(tmp_path), "image", "train", asked))
+    assert all(table.num_rows <= parts.ROWS_PER_GROUP and table.schema == STATES for table in found)
+    read = [row for table in found for row in rows.to_rows(table)]
+    assert [row["id"] for row in read] == ["0", "4", "5", "6", "7", "8"]
+    assert rows.unpack(read[1]["states"]).tolist() == [[4.0] * 4] * 3
+    assert sum(table.num_rows for table in read_states(str(tmp_path), "image", "test", asked)) == 0
+
+
+def test_rows_are_mixed_in_few_bytes_and_the_same_again():
+    held = []
+
+    def one(number):
+        states = torch.full((1 + number % 3, 4), float(number))
+        held.append(states.nbytes)
+        return states, torch.full((len(states),), number)
+
+    def order(seed):
+        del held[:]
+        found = []
+        for states, labels in mixed(map(one, range(60)), seed, max_bytes=200):
+            assert sum(held) <= 200 + 3 * 16  # and the one that was just read
+            held.remove(states.nbytes)
+            assert states[:, 0].tolist() == labels.tolist()
+            found.append(int(labels[0]))
+        return found
+
+    assert sorted(order(1)) == list(range(60))
+    assert order(1) == order(1) != order(2)
+    assert order(1)[:10] != list(range(10))
+
+
+def test_a_row_larger_than_all_that_is_held_goes_through():
+    several = [(torch.zeros(100, 4), torch.zeros(100)), (torch.zeros(1, 4), torch.zeros(1))]
+    assert [len(labels) for _, labels in mixed(iter(several), 0, max_bytes=100)] == [100, 1]
+
+
+def test_items_of_a_batch_keep_their_labels():
+    two, three = ((torch.full((n, 4), float(n)), torch.arange(n)) for n in (2, 3))
+    states, labels = join([two, three])
     assert states[:, 0].tolist() == [2, 2, 3, 3, 3]
-    assert labels.tolist() == [0, 1, 1, 0, 0]
+    assert labels.tolist() == [0, 1, 0, 1, 2]
 
 
 def test_settings_that_change_no_result_do_not_count():
