@@ -23,6 +23,7 @@ from jobs.training.loop import read_checkpoint
 from jobs.training.settings import RoutersConfig
 from jobs.training.states import StateReader, read_states
 from jobs.training.tables import LOOKED
+from pipeline import rows
 from pipeline.errors import ConfigError, JobError
 from pipeline.rows import Row
 
@@ -42,22 +43,17 @@ def probed(
     look: Callable[[Row], Row],
     made: tuple[Any, ...],
     seat: Seat,
-    per_call: int,
     folder: str,
 ) -> Dataset:
     """Groups of questions (tables.GROUP) -> probed questions, one file per group in a folder."""
-    return _looked(groups, look).map_batches(
-        Labeller, fn_constructor_args=(folder, *made), **actors(seat, windows_per_call=per_call)
-    )
+    return _looked(groups, look).map_batches(Labeller, fn_constructor_args=(folder, *made), **actors(seat))
 
 
 def states(
     groups: Sequence[Row], look: Callable[[Row], Row], made: tuple[Any, ...], seat: Seat, folder: str
 ) -> Dataset:
     """Groups of labels (tables.GROUP) -> what the heads read of them, one file per group in a folder."""
-    return _looked(groups, look).map_batches(
-        StateReader, fn_constructor_args=(folder, *made), **actors(seat, windows_per_call=1)
-    )
+    return _looked(groups, look).map_batches(StateReader, fn_constructor_args=(folder, *made), **actors(seat))
 
 
 def _looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
@@ -96,9 +92,11 @@ def run(dataset: Dataset) -> tuple[int, int]:
     """
     written = failed = 0
     try:
-        for done in dataset.iter_rows():
-            written, failed = written + done["rows"], failed + done["failed"]
-            logger.info("%s: %d rows, %d failed", done["part"], done["rows"], done["failed"])
+        # what is fetched ahead would be told only when the part behind it is there
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for done in rows.to_rows(table):
+                written, failed = written + done["rows"], failed + done["failed"]
+                logger.info("%s: %d rows, %d failed", done["part"], done["rows"], done["failed"])
     except JobError:
         raise
     except Exception as error:

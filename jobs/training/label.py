@@ -129,7 +129,7 @@ def _probe(
         sizes = (facts.frame_size, scorer.describe(config.score).frame_size)
         look = partial(look_to_label, Reader(config.decode, WindowConfig()), videos, sizes, config.num_frames)
         made = (answerer.make, scorer, config, facts, seat.device, seat.num_gpus)
-        flow.run(flow.probed(groups, look, made, seat, config.videos_per_call, folder))
+        flow.run(flow.probed(groups, look, made, seat, folder))
 
 
 def write_labels(out: str, folder: str, names: Sequence[str], refused: Sequence[Row]) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from actors.models import (
     ScorerEntry,
     WindowView,
 )
+from actors.models.video_llm import VideoLlm
 from jobs.training import parts
 from jobs.training.questions import Question
 from jobs.training.search import Found, Judged, Show, probe, search_frames, trust_frames
+from jobs.training.seen import SeenFrames
 from jobs.training.settings import LabelConfig
 from jobs.training.tables import PROBED
 from pipeline import rows
@@ -49,6 +51,7 @@ class Labeller:
         self.config = config
         self.facts = facts
         self.answerer = make(config.answer, config.compress, device)
+        self.seen = SeenFrames(self.answerer) if isinstance(self.answerer, VideoLlm) else None
         self.scorer: FrameScorer = scorer.make(config.score, device)
         plan = config.plan
         if not facts.cuts_frames:
@@ -92,6 +95,8 @@ class Labeller:
 
     def _probe(self, group: Row, questions: Sequence[Question]) -> list[Row]:
         """Return what the answers say about each question, all of them put side by side, step by step."""
+        if self.seen:
+            self.seen.forget()
         pts_s_N = np.asarray(group["pts_s"])
         window = WindowView(
             0.0, group["duration_s"], pts_s_N, range(len(pts_s_N)), Frames(rows.unpack(group["pixels"]), pts_s_N)

@@ -42,8 +42,6 @@ class LabelConfig:
     evidence: Literal["search", "trust"] = "search"
     """What given evidence intervals are: search = where the search for sufficient frames begins; trust = the relevant
     frames themselves, whatever the model answers with them."""
-    videos_per_call: Count = 1
-    """Videos an actor takes at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
@@ -131,7 +129,7 @@ def fingerprint(config: Any, *, without: tuple[str, ...] = ()) -> str:
         without: settings of it that do not count.
     """
     values: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
-    for name in (*without, "videos_per_call", "worker_cpus", "max_failures"):
+    for name in (*without, "worker_cpus", "max_failures"):
         values.pop(name, None)
     limits = {"answer": ("pool", "memory_gb", "windows_per_call"), "score": ("pool",),
               "decode": ("memory_mb", "timeout_s")}  # fmt: skip
