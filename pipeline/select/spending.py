@@ -94,7 +94,7 @@ def spend_on_parts(
 
     Every part leaves at least its trace: the more are focused on, the fewer are only traced, and all of it fits. When
     the first part does not fit beside the traces of all others, some of its frames at equal distances are shown, one
-    at least; a budget below a whole frame shows that one at half resolution. Traces go to parts at equal distances
+    at least, and at half resolution when the budget is below a whole frame. Traces go to parts at equal distances
     when there are more of them than tokens.
 
     Args:
