@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, JobError
 COMMANDS = {
     "answer": "answer questions over an archive of videos",
     "show": "look at results: a summary, or SQL over the Parquet",
+    "submit": "run one of these commands as a job of a Ray cluster",
     "train": "label questions with known answers, train what routes",
     "world": "generate videos and questions whose answers are known",
     "bench": "measured comparisons",

@@ -1,0 +1,262 @@
+"""`reelsift submit -- answer VIDEOS QUERIES OUT ...`: run a command as a job of a Ray cluster, and follow it.
+
+The package and the command's own small files (questions, manifests) are sent along, so the cluster's image needs the
+dependencies only. Anything else a command names must be visible from all machines: a bucket, or a shared folder.
+"""
+
+import argparse
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.places import absolute
+from pipeline.errors import ClusterError, ConfigError
+
+EPILOG = """\
+examples:
+  reelsift submit -- answer s3://bucket/cams/ questions.jsonl s3://bucket/out/ --recipe world
+  reelsift submit --stop ID
+
+The address is that of the cluster's dashboard (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265; `ray dashboard
+cluster.yaml` forwards it from AWS). A cluster that asks for a token finds it in RAY_AUTH_TOKEN, in the file that
+RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. Interrupting this command leaves the job running.
+
+The exit code is the job's own: 0 done, 1 more rows failed than allowed, 2 wrong usage, 3 the run broke; 130 = stopped.
+"""
+PACKAGES = ("actors", "jobs", "pipeline")
+SENT_SUFFIXES = (".jsonl", ".csv", ".yaml", ".yml", ".parquet", ".txt")
+"""Files of questions and manifests of videos; a single video is not sent."""
+MAX_SENT_BYTES = 64 * 2**20
+LOCAL_DASHBOARD = "http://127.0.0.1:8265"
+STOPPED, BROKE = 130, 3
+POLL_S = 0.5
+STOP_S = 60.0
+"""How long a job may take to end once it is told to."""
+
+
+def main(argv: list[str]) -> int:
+    """Submit, follow or stop a job; return its exit code.
+
+    Raises:
+        ConfigError: no command, or one of its files is too large to be sent.
+        ClusterError: no cluster answers, it refuses the token, or the job is unknown.
+    """
+    parser = argparse.ArgumentParser(
+        prog="reelsift submit",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--address", default=os.environ.get("RAY_API_SERVER_ADDRESS", LOCAL_DASHBOARD))
+    parser.add_argument("--id", default=None, help="name of the job (default: made up by the cluster)")
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="hand a variable of this shell on to the job;\nwho sees the dashboard sees it",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
+    parser.add_argument("--follow", metavar="ID", help="follow a job that was submitted before")
+    parser.add_argument("--stop", metavar="ID", help="stop a job; what it has committed stays")
+    split = argv.index("--") if "--" in argv else len(argv)
+    given, command = parser.parse_args(argv[:split]), argv[split + 1 :]
+    if given.stop or given.follow:
+        client = connect(given.address)
+        return stop(client, given.stop) if given.stop else follow(client, given.follow)
+    check_command(command)
+    variables = read_variables(given.env)
+    with tempfile.TemporaryDirectory(prefix="reelsift-submit-") as folder:
+        entrypoint = shlex.join(["python", "-m", "jobs", *pack(command, Path(folder))])
+        client = connect(given.address)
+        job_id = start(client, entrypoint, folder, variables, given.id)
+    if given.no_wait:
+        print(job_id)
+        return 0
+    print(f"job {job_id} at {given.address}; interrupting leaves it running", file=sys.stderr)
+    return follow(client, job_id)
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Refuse what is no command of this program.
+
+    Raises:
+        ConfigError: nothing behind `--`, or another command.
+    """
+    from jobs.__main__ import COMMANDS
+
+    known = [name for name in COMMANDS if name != "submit"]
+    if not command or command[0] not in known:
+        found = f"found {command[0]!r}" if command else "found nothing"
+        msg = (
+            f"expected `--` and a command ({', '.join(known)}) behind it, {found}; see reelsift submit --help"
+        )
+        raise ConfigError(msg)
+
+
+def read_variables(names: Sequence[str]) -> dict[str, str]:
+    """Return the named variables of this shell.
+
+    Raises:
+        ConfigError: one is not set.
+    """
+    if missing := [name for name in names if name not in os.environ]:
+        msg = f"--env {', '.join(missing)}: not set in this shell; export it, or leave it out"
+        raise ConfigError(msg)
+    return {name: os.environ[name] for name in names}
+
+
+def pack(command: Sequence[str], folder: Path) -> list[str]:
+    """Copy the package and the command's small files into a folder; return the command with their places there.
+
+    Raises:
+        ConfigError: a file is too large to be sent.
+    """
+    root = Path(__file__).resolve().parents[1]
+    for package in PACKAGES:
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    sent: list[str] = []
+    for number, word in enumerate(command):
+        path = Path(word).expanduser()
+        if number and "://" not in word and path.is_file() and path.suffix in SENT_SUFFIXES:
+            if path.stat().st_size > MAX_SENT_BYTES:
+                msg = (
+                    f"{word}: {path.stat().st_size / 2**20:.0f} MiB, more than the {MAX_SENT_BYTES // 2**20} MiB that"
+                    " are sent along with a job; put it where the cluster can read it and name it by its URI"
+                )
+                raise ConfigError(msg)
+            place = Path("given") / str(number) / path.name
+            (folder / place).parent.mkdir(parents=True)
+            shutil.copyfile(path, folder / place)
+            sent.append(str(place))
+        else:
+            sent.append(absolute(word) if number and path.is_dir() else word)
+    return sent
+
+
+def connect(address: str) -> Any:
+    """Return a client of a cluster's dashboard.
+
+    Raises:
+        ClusterError: nobody answers, or the token is missing or wrong.
+    """
+    import logging
+
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        msg = (
+            f"the cluster at {address} refuses the token (HTTP 401 or 403): {_first_line(error)}; set"
+            " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of its head, which lies in"
+            " ~/.ray/auth_token there"
+        )
+        raise ClusterError(msg) from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        msg = (
+            f"no Ray dashboard answers at {address}: {_first_line(error)}; give --address, and forward the port of a"
+            " remote head first, as `ray dashboard cluster.yaml` does"
+        )
+        raise ClusterError(msg) from error
+
+
+def start(client: Any, entrypoint: str, folder: str, variables: dict[str, str], job_id: str | None) -> str:
+    """Submit a job and return its id.
+
+    Raises:
+        ClusterError: there is such a job, or the cluster cannot take it.
+    """
+    environment = {"PYTHONUNBUFFERED": "1", **variables}
+    try:
+        return client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=job_id,
+            runtime_env={"working_dir": folder, "env_vars": environment},
+        )
+    except RuntimeError as error:
+        msg = f"the cluster does not take job {job_id or ''}: {_last_line(error)}"
+        raise ClusterError(msg) from error
+
+
+def follow(client: Any, job_id: str) -> int:
+    """Print a job's log as it grows, and return its exit code.
+
+    Raises:
+        ClusterError: there is no such job.
+    """
+    _status(client, job_id)
+    printed = 0
+    while True:
+        printed = asyncio.run(_print_log(client, job_id, printed))
+        if _status(client, job_id).is_terminal():
+            break
+        time.sleep(POLL_S)  # the connection broke, or the log was closed a moment before the job
+    found = client.get_job_info(job_id)
+    status = str(found.status.value)
+    print(f"job {job_id}: {status.lower()}", file=sys.stderr)
+    if status == "SUCCEEDED":
+        return 0
+    if status == "STOPPED":
+        return STOPPED
+    if found.driver_exit_code is None:
+        print(found.message or "", file=sys.stderr)
+    return found.driver_exit_code or BROKE
+
+
+async def _print_log(client: Any, job_id: str, printed: int) -> int:
+    """Print what a job has written behind the first `printed` characters until it ends or the connection breaks."""
+    import aiohttp
+
+    seen = 0
+    try:
+        async for text in client.tail_job_logs(job_id):
+            sys.stdout.write(text[max(0, printed - seen) :])
+            sys.stdout.flush()
+            seen += len(text)
+    except (RuntimeError, aiohttp.ClientError):
+        pass
+    return max(printed, seen)
+
+
+def stop(client: Any, job_id: str) -> int:
+    """Stop a job and wait for its end; return 0, also where it had ended before.
+
+    Raises:
+        ClusterError: there is no such job, or it does not end.
+    """
+    if not _status(client, job_id).is_terminal():
+        client.stop_job(job_id)
+    deadline = time.monotonic() + STOP_S
+    while not (status := _status(client, job_id)).is_terminal():
+        if time.monotonic() > deadline:
+            msg = f"job {job_id} was told to stop {STOP_S:.0f} s ago and is still {status.value.lower()}; see its log"
+            raise ClusterError(msg)
+        time.sleep(POLL_S)
+    print(f"job {job_id}: {status.value.lower()}", file=sys.stderr)
+    return 0
+
+
+def _status(client: Any, job_id: str) -> Any:
+    try:
+        return client.get_job_status(job_id)
+    except RuntimeError as error:
+        msg = f"no job {job_id!r} on this cluster ({_last_line(error)}); `ray job list` names those there are"
+        raise ClusterError(msg) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,0 +1,111 @@
+"""Jobs of a real cluster that asks for a token: submitted, followed, refused, stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from tests.integration.conftest import QUIET, RAY, ROOT, Finished, free_port, wait_for_ray
+from tests.integration.s3_server import Bucket
+
+pytestmark = pytest.mark.needs_ceph
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "tests-only-" + "0" * 32}
+S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """The dashboard of a head of its own."""
+    folder = Path(f"/tmp/rj{os.getpid()}")  # short: socket paths are limited to 107 characters
+    port, web, agent, grpc, metrics, client = (free_port() for _ in range(6))
+    start = [
+        RAY, "start", "--head", f"--port={port}", "--num-cpus=3", f"--dashboard-port={web}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}",
+        f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--block", "--disable-usage-stats",
+    ]  # fmt: skip
+    with Path(f"/tmp/rj{os.getpid()}.log").open("wb") as log:
+        head = subprocess.Popen(
+            start, env={**os.environ, **QUIET, **TOKEN}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_for_ray(f"127.0.0.1:{port}", head)
+        yield f"http://127.0.0.1:{web}"
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(dashboard: str, *args: object, folder: Path = ROOT, **environment: str) -> Finished:
+    command = [sys.executable, "-m", "jobs", "submit", "--address", dashboard, *map(str, args)]
+    merged = {**os.environ, **QUIET, **TOKEN, **environment}
+    merged.pop("RAY_ADDRESS", None)
+    return Finished(
+        subprocess.run(command, cwd=folder, env=merged, capture_output=True, text=True, timeout=240)
+    )
+
+
+def wait_for_dashboard(dashboard: str) -> None:
+    """The dashboard is up a few seconds after the head."""
+    for _ in range(60):
+        if "refuses" not in (err := submit(dashboard, "--follow", "nothing").err) and "answers" not in err:
+            return
+        time.sleep(1)
+    pytest.fail(f"no dashboard at {dashboard}: {err}")
+
+
+@pytest.mark.timeout(900)
+def test_a_job_on_a_cluster_with_a_token(dashboard, s3: Bucket, clips, ask, tmp_path):
+    wait_for_dashboard(dashboard)
+    source, out = store.join(s3.uri, "in"), store.join(s3.uri, "out")
+    for path in sorted(clips.iterdir()):
+        store.write_bytes(store.join(source, path.name), path.read_bytes())
+    questions = ask({"query_id": "rabbit", "kind": "find", "text": "a rabbit"})
+    passed = [f"--env={name}" for name in S3_VARIABLES if name in os.environ]
+    # from another folder: the package and the questions travel
+    answer = ("--", "answer", f"{source}/", questions, f"{out}/", "--window.sample-fps", "1")
+
+    refused = submit(dashboard, *passed, *answer, RAY_AUTH_TOKEN="wrong-" + "0" * 32, folder=tmp_path)
+    assert refused.code == 3
+    assert "refuses the token" in refused.err
+    assert "RAY_AUTH_TOKEN_PATH" in refused.err
+
+    done = submit(dashboard, *passed, "--id", "first", *answer, folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.code == 0, done.err + done.out
+    assert done.json["failed_videos"] == 1
+    assert done.json["answers"] >= 3
+    assert done.json["out"] == f"{out}/"
+    again = submit(dashboard, *passed, "--id", "first", *answer)
+    assert again.code == 3
+    assert "first" in again.err
+
+    strict = submit(dashboard, *passed, *answer, "--max-failed-fraction", "0")
+    assert strict.code == 1, strict.err + strict.out
+    wrong = submit(dashboard, "--", "answer", source, questions)
+    assert wrong.code == 2, wrong.err
+    assert "expected VIDEOS QUERIES OUT" in wrong.out
+
+    unknown = submit(dashboard, "--stop", "nobody")
+    assert unknown.code == 3
+    assert "no job 'nobody'" in unknown.err
+    slow = submit(dashboard, "--no-wait", "--id", "slow", "--", "bench", "decode", "--rounds", "999")
+    assert slow.out.strip() == "slow"
+    assert submit(dashboard, "--stop", "slow").code == 0
+    assert submit(dashboard, "--follow", "slow").code == 130
+
+
+def test_no_cluster_is_said_at_once(tmp_path):
+    started = time.monotonic()
+    found = submit(f"http://127.0.0.1:{free_port()}", "--", "show", tmp_path)
+    assert found.code == 3
+    assert "no Ray dashboard answers" in found.err
+    assert time.monotonic() - started < 60
