@@ -56,6 +56,7 @@ until_true() { # WHAT TRIES COMMAND...
 }
 
 osd_is_up() { ceph -c "$CEPH_CONF" osd stat 2> /dev/null | grep -q "1 up"; }
+create_osd() { ceph -c "$CEPH_CONF" osd create "$OSD" 0 > /dev/null 2>&1; } # with a name: twice is once
 start_osd() { ceph-osd -c "$CEPH_CONF" -i 0 > /dev/null 2>&1; }
 answers() { (: > "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
@@ -65,11 +66,12 @@ start() { # FOLDER S3_PORT MON_PORT ACCESS_KEY SECRET_KEY
   mkdir -p "$folder"/{mon,osd,run,log}
   write_conf "$folder" "$2" "$3" "$fsid"
   export CEPH_CONF=$folder/ceph.conf
+  OSD=$(cat /proc/sys/kernel/random/uuid)
   monmaptool --create --addv a "[v1:127.0.0.1:$3]" --fsid "$fsid" "$folder/monmap" > /dev/null
   ceph-mon -c "$CEPH_CONF" --mkfs -i a --monmap "$folder/monmap"
   ceph-mon -c "$CEPH_CONF" -i a
-  ceph -c "$CEPH_CONF" osd create > /dev/null
-  ceph-osd -c "$CEPH_CONF" -i 0 --mkfs --mkkey --no-mon-config > /dev/null 2>&1 || true # complains, works
+  until_true "the monitor" 50 create_osd
+  ceph-osd -c "$CEPH_CONF" -i 0 --mkfs --mkkey --no-mon-config --osd-uuid "$OSD" > /dev/null 2>&1 || true # complains, works
   until_true "the OSD" 50 start_osd # a young monitor refuses it now and then
   until_true "the OSD" 100 osd_is_up
   radosgw -c "$CEPH_CONF" -n client.rgw.a
