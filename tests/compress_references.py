@@ -182,6 +182,59 @@ def stream_ttm(tokens: VisualTokens, plan: list[int], settings: CompressConfig) 
     return put_together(tokens, plan, planned[::4], kept)
 
 
+def otsu(distances: list[float]) -> float:
+    """Every way to part the bins, by the variance between the two classes."""
+    bins = [min(127, int(distance * 64)) for distance in distances]
+    middle = [(2 * (b + 0.5)) / 128 for b in bins]
+    best, found = 0.0, sorted(distances)[(len(distances) - 1) // 2]
+    for last in range(127):
+        low = [x for x, b in zip(middle, bins, strict=True) if b <= last]
+        high = [x for x, b in zip(middle, bins, strict=True) if b > last]
+        if low and high:
+            share = len(low) / len(bins)
+            apart = share * (1 - share) * (np.mean(low) - np.mean(high)) ** 2
+            if apart > best + 1e-12:
+                best, found = apart, (last + 0.5) * 2 / 128
+    return found
+
+
+def savemem(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    frames, planned, (rows, columns) = frames_of(tokens, plan), planned_of(plan), tokens.grid
+    protected, alike, spared = {}, {}, {}
+    threshold = average = None
+    for before, now in pairwise(planned):
+        plain = []
+        for place in range(rows * columns):
+            row, column = divmod(place, columns)
+            near = [
+                frames[before][i * columns + j]
+                for i in range(max(0, row - 1), min(rows, row + 2))
+                for j in range(max(0, column - 1), min(columns, column + 2))
+            ]
+            plain.append(max(cosine(frames[now][place], other) for other in near))
+        own = otsu([1 - likeness for likeness in plain])
+        threshold = own if threshold is None else 0.8 * threshold + 0.2 * own
+        mean = np.mean([1 - likeness for likeness in plain])
+        is_cut = average is not None and mean > 1.5 * average and mean > 0.2
+        average = mean if average is None else 0.8 * average + 0.2 * mean
+        alike[now] = []
+        for place, likeness in enumerate(plain):
+            meaning = max(cosine(frames[now][place], probe) for probe in tokens.probes_PD.numpy())
+            alike[now].append((likeness - 0.15 * max(0.0, meaning), place))
+        if settings.threshold is not None:
+            goes = [likeness > settings.threshold for likeness, _ in alike[now]]
+        else:
+            goes = [1 - likeness < threshold or likeness > 0.8 for likeness, _ in alike[now]]
+        spared[now] = [pair for pair, gone in zip(alike[now], goes, strict=True) if is_cut or not gone]
+        protected[now] = settings.threshold is None
+    within = of_share(alike, settings)
+    kept = {
+        t: [pair for pair in alike[t] if pair in spared[t] or (protected[t] and pair in within[t])]
+        for t in alike
+    }
+    return put_together(tokens, plan, planned[:1], kept)
+
+
 REFERENCES = {
     "none": none,
     "uniform": uniform,
@@ -189,5 +242,6 @@ REFERENCES = {
     "dtd": dtd,
     "dtd-pixels": dtd_pixels,
     "evs": evs,
+    "savemem": savemem,
     "stream-ttm": stream_ttm,
 }

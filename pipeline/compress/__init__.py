@@ -1,6 +1,6 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
-from pipeline.compress import dtd, dtd_pixels, dycoke, none, stream_ttm, uniform
+from pipeline.compress import dtd, dtd_pixels, dycoke, none, savemem, stream_ttm, uniform
 from pipeline.methods import Method, Need
 from pipeline.tokens import CompressFn
 
@@ -11,6 +11,7 @@ TOKEN_COMPRESSORS: dict[str, CompressFn] = {
     "dtd": dtd.drop_like_before,
     "dtd-pixels": dtd_pixels.drop_unchanged,
     "evs": dtd.sample_video,
+    "savemem": savemem.drop_by_frame,
     "stream-ttm": stream_ttm.prune_stream,
 }
 
@@ -21,6 +22,7 @@ METHODS: dict[str, Method] = {
     "dtd": dtd.METHOD,
     "dtd-pixels": dtd_pixels.METHOD,
     "evs": dtd.EVS,
+    "savemem": savemem.METHOD,
     "stream-ttm": stream_ttm.METHOD,
 }
 

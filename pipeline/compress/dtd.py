@@ -95,7 +95,7 @@ def scene_changes(drop_ratio_T: torch.Tensor) -> torch.Tensor:
 
 def _likeness(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
     """Return the cosine of each token with the same place of the frame before, [F, N]."""
-    return cosines(values_PND, squares(values_PND, frames))
+    return cosines(values_PND, squares(values_PND, frames))[0]
 
 
 def _kept(likeness_FN: torch.Tensor, settings: CompressConfig) -> torch.Tensor:

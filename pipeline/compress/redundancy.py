@@ -16,8 +16,9 @@ from pipeline.compress.uniform import pool_grid
 from pipeline.errors import AnswerError
 from pipeline.tokens import VisualTokens, join, take
 
-CHUNK_BYTES = 2 << 20
-"""What is worked on at a time, to stay in a processor's cache."""
+CHUNK_BYTES = {"cpu": 1 << 20}
+"""What is worked on at a time, by device: a processor's cache is to hold it."""
+OTHER_CHUNK_BYTES = 64 << 20
 
 
 def planned_frames(plan_T: Sequence[int]) -> list[int]:
@@ -56,8 +57,10 @@ def squares(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
     return found_PN
 
 
-def cosines(values_PND: torch.Tensor, squares_PN: torch.Tensor, lag: int = 1, shift: int = 0) -> torch.Tensor:
-    """Return the cosine of each token with one of an earlier frame, [P - lag, N] float64, at least [0, N].
+def cosines(
+    values_PND: torch.Tensor, squares_PN: torch.Tensor, lag: int = 1, shifts: Sequence[int] = (0,)
+) -> torch.Tensor:
+    """Return the cosines of each token with some of an earlier frame, [S, P - lag, N] float64 for S shifts.
 
     Equal tokens have exactly 1; a token of zeros has 0 with every other.
 
@@ -65,21 +68,23 @@ def cosines(values_PND: torch.Tensor, squares_PN: torch.Tensor, lag: int = 1, sh
         values_PND: tokens of P frames.
         squares_PN: see `squares`.
         lag: how many frames earlier, at least 1.
-        shift: how many places further in raster order; where that is outside of the frame the result is -inf.
+        shifts: how many places further in raster order; where that is outside of the frame the result is -inf.
     """
     num_frames, count = max(0, len(values_PND) - lag), values_PND.shape[1]
-    start, stop = min(count, max(0, -shift)), max(0, count - max(0, shift))
-    found_FN = torch.full((num_frames, count), -math.inf, dtype=torch.float64, device=values_PND.device)
-    if start >= stop:
-        return found_FN
-    here, there = slice(start, stop), slice(start + shift, stop + shift)
-    now_FND, before_FND = values_PND[lag:, here], values_PND[:num_frames, there]
-    for part in chunks(now_FND):
-        found_FN[part, here] = (widen(now_FND[part]) * widen(before_FND[part])).sum(-1).double()
-    length_FN = (squares_PN[lag:, here] * squares_PN[:num_frames, there]).sqrt()
-    cosine_FN = (found_FN[:, here] / length_FN).clamp(-1.0, 1.0)
-    found_FN[:, here] = torch.where(length_FN > 0, cosine_FN, 0.0)
-    return found_FN
+    spans = [(max(0, -shift), count - max(0, shift), shift) for shift in shifts if abs(shift) < count]
+    found_SFN = squares_PN.new_full((len(shifts), num_frames, count), -math.inf)
+    rows = [found_SFN[place] for place, shift in enumerate(shifts) if abs(shift) < count]
+    for part in chunks(values_PND[lag:]):
+        now_FND, before_FND = widen(values_PND[lag:][part]), widen(values_PND[:num_frames][part])
+        for found_FN, (start, stop, shift) in zip(rows, spans, strict=True):
+            product_FND = now_FND[:, start:stop] * before_FND[:, start + shift : stop + shift]
+            found_FN[part, start:stop] = product_FND.sum(-1).double()
+    for found_FN, (start, stop, shift) in zip(rows, spans, strict=True):
+        before_FN = squares_PN[:num_frames, start + shift : stop + shift]
+        length_FN = (squares_PN[lag:, start:stop] * before_FN).sqrt()
+        cosine_FN = (found_FN[:, start:stop] / length_FN).clamp(-1.0, 1.0)
+        found_FN[:, start:stop] = torch.where(length_FN > 0, cosine_FN, 0.0)
+    return found_SFN
 
 
 def keep_share(
@@ -145,7 +150,8 @@ def chunks(values: torch.Tensor) -> Iterator[slice]:
     """Yield slices of some frames each: over large arrays a loop is faster than one pass through memory."""
     if not len(values):
         return
-    frames = max(1, CHUNK_BYTES * len(values) // max(1, 4 * values.numel()))
+    chunk_bytes = CHUNK_BYTES.get(values.device.type, OTHER_CHUNK_BYTES)
+    frames = max(1, chunk_bytes * len(values) // max(1, 4 * values.numel()))
     for start in range(0, len(values), frames):
         yield slice(start, start + frames)
 

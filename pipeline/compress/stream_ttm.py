@@ -104,7 +104,7 @@ def nearest(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
     squares_PN = squares(values_PND, frames)
     likeness_PN = torch.full_like(squares_PN, -math.inf)
     for lag in range(1, 1 + min(REMEMBERED_FRAMES, len(values_PND) - 1)):
-        cosine_FN = cosines(values_PND, squares_PN, lag)
+        cosine_FN = cosines(values_PND, squares_PN, lag)[0]
         likeness_PN[lag:] = torch.maximum(likeness_PN[lag:], cosine_FN)
     return likeness_PN
 
