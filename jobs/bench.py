@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from jobs import (
+    bench_compress,
     bench_decode,
     bench_gpu,
     bench_methods,
@@ -16,6 +17,7 @@ from jobs import (
 from pipeline.errors import ConfigError
 
 BENCHES: dict[str, Callable[[list[str]], int]] = {
+    "compress": bench_compress.main,
     "decode": bench_decode.main,
     "gpu": bench_gpu.main,
     "methods": bench_methods.main,

@@ -112,6 +112,6 @@ def _watch_one(
     pts_s_N = np.asarray(large["pts_s"])
     evidence = Frames(rows.unpack(large["pixels"]), pts_s_N)
     view = WindowView(0.0, window["end_s"], pts_s_N, tuple(range(len(pts_s_N))), evidence)
-    row = {"pts_s": large["pts_s"], "end_s": window["end_s"], "relevance": scored["relevance"]}
-    row["query_ids"] = [query.query_id for query in queries]
+    row = {**small, **scored, "end_s": window["end_s"], "query_ids": [query.query_id for query in queries]}
+    del row["pixels"]
     return Watched(asked, tuple(queries), view, row, scored["score_s"])

@@ -16,7 +16,10 @@ from pipeline.methods import Method
 TABLES = {
     "FRAME_SCORERS": "actors.models.tables:SCORER_METHODS",
     "ROUTERS": "actors.models.tables:ROUTER_METHODS",
+    "FRAME_SELECTORS": "pipeline.select:METHODS",
     "TOKEN_COMPRESSORS": "pipeline.compress:METHODS",
+    "KV_POLICIES": "actors.kv:METHODS",
+    "MEMORIES": "pipeline.memory:METHODS",
 }
 """Where the entries of a table, which lies beside them, say what they are. Imported when asked for."""
 NOTHING = "-"

@@ -14,7 +14,10 @@ TABLES = {
     "SAMPLERS": "pipeline.sampling",
     "FRAME_SCORERS": "actors.models.tables",
     "ROUTERS": "actors.models.tables",
+    "FRAME_SELECTORS": "pipeline.select",
     "TOKEN_COMPRESSORS": "pipeline.compress",
+    "KV_POLICIES": "actors.kv",
+    "MEMORIES": "pipeline.memory",
     "ANSWERERS": "actors.models.tables",
     "AGGREGATORS": "pipeline.reduce",
 }

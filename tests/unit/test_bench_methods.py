@@ -30,7 +30,7 @@ def test_what_stands_in_the_docs_is_replaced_and_the_rest_is_left(tmp_path):
     assert once.startswith("# before\n## ")
     assert once.endswith("<!-- end -->\nafter\n")
     assert "| old |" not in once
-    assert once.count("| `uniform` |") == 1
+    assert once.count("| `dycoke` |") == 1
     assert bench.main(["methods", "--docs", str(docs)]) == 0
     assert docs.read_text() == once
 
