@@ -46,7 +46,7 @@ class KvSettings:
     prune_layer: int = 3
     """dycoke-dp: first layer that attends to fewer; the one before it chooses them."""
     similarity: float = 0.9
-    """dycoke-dp: they are chosen anew when the attention's cosine to that of the last choice is lower."""
+    """dycoke-dp: they are chosen anew when the attention's cosine to that of the step before is lower."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

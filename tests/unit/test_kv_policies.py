@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from actors.kv.quick_prefill import num_kept
+from pipeline.errors import ConfigError
 from tests.kv_reference import KINDS, Reference, build_model, embed, fill, groups_of, logits, make_prompt
 
 QUESTION = [5, 6, 7]
@@ -230,3 +231,73 @@ def test_rekv_finds_other_frames_for_other_questions_and_in_other_layers(model):
         }
         cache.forget()
     assert len(found) > 3
+
+
+# --- dycoke-dp -------------------------------------------------------------------------------------------------
+
+ANSWER = [11, 12, 13, 14]
+
+
+class DyCokeRules:
+    """What each token of an answer sees: chosen in plain loops, one choice per step that turns."""
+
+    def __init__(self, model, prompt, first, prune_ratio, similarity):
+        self.model, self.prompt, self.first = model, prompt, first
+        self.count = max(1, int(sum(prompt.visual_L.tolist()) * (1 - prune_ratio) + 1e-9))
+        self.similarity, self.num_choices = similarity, 0
+        self.last, self.chosen = None, set()
+        behind = range(prompt.next_position, prompt.next_position + len(QUESTION) + len(ANSWER))
+        self.positions = prompt.positions_PL.T.tolist() + [[at] * len(prompt.positions_PL) for at in behind]
+        self.by_step = {}
+
+    def see(self, layer, token, queries, keys):
+        length = len(self.prompt.visual_L)
+        places = {at: self.positions[at] for at in range(token + 1)}
+        if token < length + len(QUESTION):
+            return places
+        if layer == self.first - 1:
+            self.choose(token, places, queries, keys)
+        if layer < self.first:
+            return places
+        return {at: where for at, where in places.items()
+                if at >= length or not bool(self.prompt.visual_L[at]) or at in self.by_step[token]}  # fmt: skip
+
+    def choose(self, token, places, queries, keys):
+        reference = Reference(self.model, None)
+        heads = queries.shape[0] // keys.shape[0]
+        turned = reference.turn(keys[:, list(places)], list(places.values())).repeat_interleave(heads, 0)
+        query = reference.turn(queries[:, [token]], [places[token]])
+        weights = torch.softmax(query @ turned.transpose(1, 2) / queries.shape[-1] ** 0.5, -1).mean(0)[0]
+        found = weights[: len(self.prompt.visual_L)][self.prompt.visual_L]
+        alike = (
+            self.last is not None
+            and float(found @ self.last / found.norm() / self.last.norm()) >= self.similarity
+        )
+        self.last = found
+        if not alike:
+            visual = [at for at, is_visual in enumerate(self.prompt.visual_L.tolist()) if is_visual]
+            self.num_choices += 1
+            order = sorted(range(len(visual)), key=lambda at: -float(found[at]))
+            self.chosen = {visual[at] for at in order[: self.count]}
+        self.by_step[token] = set(self.chosen)
+
+
+@pytest.mark.parametrize(("first", "similarity"), [(1, 0.9), (2, 0.999), (2, -1.0)])
+def test_dycoke_dp_shows_deep_layers_what_the_newest_token_looks_at(model, first, similarity):
+    prompt = make_prompt(model, 3)
+    rules = DyCokeRules(model, prompt, first, 0.7, similarity)
+    embeds = torch.cat([prompt.embeds_LD, embed(model, QUESTION + ANSWER)])
+    expected = Reference(model, rules.see).run(embeds)[-len(ANSWER) :]
+    cache = fill(model, prompt, "dycoke-dp", prune_layer=first, prune_ratio=0.7, similarity=similarity)
+    for _ in range(2):
+        cache.ask(embed(model, QUESTION))
+        found = model.lm_head(torch.cat([cache.ask(embed(model, [token])) for token in ANSWER]))
+        cache.forget()
+        assert (found - expected).abs().max() < 1e-4
+    assert cache.num_choices == 2 * rules.num_choices
+    assert (rules.num_choices == 1) == (similarity == -1.0)
+
+
+def test_dycoke_dp_needs_a_layer_to_prune(model):
+    with pytest.raises(ConfigError, match=r"prune_layer is 3.*at most 2"):
+        fill(model, make_prompt(model, 1), "dycoke-dp")
