@@ -34,7 +34,10 @@ TOP_SEGMENTS = 9
 
 
 def show_segments(frames: SeenFrames, *, budget_tokens: int, tokens_per_frame: int) -> Plan:
-    """Return the most relevant segments whole, up to 9 and as many as fit, and a token of each other."""
+    """Return the most relevant segments whole, up to 9 and as many as fit, and a token of each other.
+
+    Of the last one that is shown there may be room for some frames only; they are at equal distances.
+    """
     if not len(frames):
         return nothing_to_show()
     check_buys(budget_tokens, quarter_of(tokens_per_frame), tokens_per_frame)
@@ -47,6 +50,6 @@ def show_segments(frames: SeenFrames, *, budget_tokens: int, tokens_per_frame: i
     focused_N[np.concatenate([segments[place] for place in rank[:num_focused].tolist()])] = True
     return plan_of(
         tokens_N,
-        f"{num_focused} of {len(parts)} segments in {np.count_nonzero(tokens_N[focused_N])} frames at"
+        f"{num_focused} of {len(parts)} segments by {np.count_nonzero(tokens_N[focused_N])} frames at"
         f" {tokens_N[focused_N].max()} tokens, {np.count_nonzero(tokens_N[~focused_N])} others in a token each",
     )

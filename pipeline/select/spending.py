@@ -92,10 +92,10 @@ def spend_on_parts(
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Return tokens of frames, and how many parts are focused on: first come, first served, in the order of a ranking.
 
-    Every part leaves at least its trace: the more are focused on, the fewer are only traced, and all of it fits. When
-    the first part does not fit beside the traces of all others, some of its frames at equal distances are shown, one
-    at least, and at half resolution when the budget is below a whole frame. Traces go to parts at equal distances
-    when there are more of them than tokens.
+    Every part leaves at least its trace: as many are focused on as fit beside the traces of all others, and of the
+    next one as many frames, at equal distances, as the rest buys. The first part shows a frame in any case, at half
+    resolution when the budget is below a whole one; then there may be fewer tokens than traces, and parts at equal
+    distances get them.
 
     Args:
         parts: all parts of the window, in time order; at least one.
@@ -105,37 +105,23 @@ def spend_on_parts(
         tokens_per_frame: tokens of one frame at full resolution.
     """
     ranked = [parts[place] for place in rank_P.tolist()]
-    more = [
-        tokens_per_frame * len(part.focus) + (part.trace is not None) - 1 for part in ranked
-    ]  # its middle no longer needs a token
-    num_focused = int(np.searchsorted(len(parts) + np.cumsum(more), budget_tokens, side="right"))
+    more = [tokens_per_frame * len(part.focus) + (part.trace is not None) - 1 for part in ranked]
+    num_whole = int(np.searchsorted(len(parts) + np.cumsum(more), budget_tokens, side="right"))
     tokens_N = np.zeros(num_frames, np.int64)
-    if not num_focused:
-        return _spend_on_first(parts, int(rank_P[0]), budget_tokens, tokens_N, tokens_per_frame), 1
-    focused = set(rank_P[:num_focused].tolist())
-    for place, part in enumerate(parts):
-        if place not in focused:
-            tokens_N[part.middle] = 1
-        elif part.trace is not None:
-            tokens_N[part.trace] = 1
-    for part in ranked[:num_focused]:
+    for part in ranked[:num_whole]:
         tokens_N[part.focus] = tokens_per_frame
+        if part.trace is not None:
+            tokens_N[part.trace] = 1
+    num_focused = num_whole
+    if num_whole < len(ranked):
+        size = tokens_per_frame if budget_tokens >= tokens_per_frame else quarter_of(tokens_per_frame)
+        num_others = len(parts) - num_whole - 1
+        room = max((budget_tokens - int(tokens_N.sum()) - num_others) // size, int(not num_whole))
+        focus = ranked[num_whole].focus
+        tokens_N[focus[evenly(len(focus), room)]] = size
+        num_focused += room > 0
+    traced = np.setdiff1d(np.arange(len(parts)), rank_P[:num_focused])
+    left = budget_tokens - int(tokens_N.sum())
+    for place in traced[evenly(len(traced), left)].tolist():
+        tokens_N[parts[place].middle] = 1
     return tokens_N, num_focused
-
-
-def _spend_on_first(
-    parts: Sequence[Part],
-    first: int,
-    budget_tokens: int,
-    tokens_N: npt.NDArray[np.int64],
-    tokens_per_frame: int,
-) -> npt.NDArray[np.int64]:
-    """Return tokens for some frames of one part and traces of the others, where that part does not fit as a whole."""
-    focus = parts[first].focus
-    size = tokens_per_frame if budget_tokens >= tokens_per_frame else quarter_of(tokens_per_frame)
-    room = max(1, (budget_tokens - len(parts) + 1) // size)
-    shown = focus[evenly(len(focus), room)]
-    tokens_N[shown] = size
-    middles = np.asarray([part.middle for place, part in enumerate(parts) if place != first], np.int64)
-    tokens_N[middles[evenly(len(middles), budget_tokens - size * len(shown))]] = 1
-    return tokens_N

@@ -87,7 +87,10 @@ def test_the_most_relevant_segments_are_whole_and_every_other_leaves_a_trace():
     assert segment_tokens(THREE, relevance, 21 * 16 + 1) == [16] * 9 + [0, 1, 0] + [16] * 12
     assert segment_tokens(THREE, relevance, 24 * 16) == [16] * 24
     relevance[10] = 1.0
-    assert segment_tokens(THREE, relevance, 14 * 16) == first + [16] * 3 + last
+    assert segment_tokens(THREE, relevance, 4 * 16) == first + [16] * 3 + last
+    partly = segment_tokens(THREE, relevance, 14 * 16)
+    assert partly[:12] == first + [16] * 3
+    assert [partly[12:].count(16), partly[12:].count(0)] == [10, 2]
 
 
 def test_a_segment_too_long_for_the_budget_shows_some_of_its_frames():

@@ -48,16 +48,33 @@ def test_as_many_parts_are_focused_on_as_fit_beside_the_traces_of_the_others(siz
     ranked = np.random.default_rng(1).permutation(len(parts))
     for budget in range(16, 120):
         tokens_N, num_focused = spend_on_parts(parts, ranked, budget, sum(sizes), 16)
-        fitting = [
-            k for k in range(1, len(parts) + 1) if reference_cost(parts, ranked.tolist(), k, 16) <= budget
-        ]
-        assert num_focused == max(fitting, default=1)
+        costs = [reference_cost(parts, ranked.tolist(), k, 16) for k in range(len(parts) + 1)]
+        whole = max((k for k in range(1, len(parts) + 1) if costs[k] <= budget), default=0)
+        # a focus without the trace of its rest, where one token is missing
+        partly = whole < len(parts) and (not whole or costs[whole] - 1 + 16 <= budget)
+        assert num_focused == whole + partly
         assert tokens_N.sum() <= budget
-        if fitting:
-            assert tokens_N.sum() == reference_cost(parts, ranked.tolist(), num_focused, 16)
-            assert all(tokens_N[parts[place].focus] == 16 for place in ranked[:num_focused])
-        else:
-            assert tokens_N[parts[ranked[0]].focus[0]] == 16
+        assert all(tokens_N[parts[place].focus] == 16 for place in ranked[:num_focused])
+        if whole:
+            assert tokens_N.sum() == costs[whole] + 15 * partly
+
+
+def test_what_is_left_shows_some_frames_of_the_next_part():
+    """The traces of all others come first: a token short of two frames, one is shown."""
+    parts = [
+        Part(np.asarray([0]), 1, 1),
+        Part(np.asarray([2, 3, 4]), None, 3),
+        Part(np.asarray([5]), None, 5),
+    ]
+    rank = np.asarray([0, 1, 2])
+
+    def spent(budget: int) -> list[int]:
+        return spend_on_parts(parts, rank, budget, 6, 16)[0].tolist()
+
+    assert spent(17 + 2) == [16, 1, 0, 1, 0, 1]
+    assert spent(17 + 2 * 16 + 1) == [16, 1, 16, 0, 16, 1]
+    assert spent(17 + 2 * 16) == [16, 1, 0, 16, 0, 1]
+    assert spent(17 + 3 * 16 + 1) == [16, 1, 16, 16, 16, 1]
 
 
 def test_nothing_is_bought_below_the_smallest_frame():
