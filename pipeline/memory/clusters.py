@@ -58,6 +58,7 @@ class Clusters:
         self.num_real = whole - self.block_frames
         self.mean_KCD: torch.Tensor | None = None
         self.mean_s_K = self.weight_K = torch.zeros(0, dtype=torch.float64)
+        self.real_FCD: torch.Tensor | None = None
         self.real, self.block = no_rows(0), no_rows(0)
 
     def add(self, values_TND: torch.Tensor, pts_s_T: torch.Tensor) -> None:
@@ -85,25 +86,23 @@ class Clusters:
             points_KCD = torch.cat([self.mean_KCD, block_BCD])
             times_s_K, weight_K = torch.cat([self.mean_s_K, block_s_B]), torch.cat([self.weight_K, ones_B])
         shares_KP = weighted_kmeans(points_KCD.flatten(1), weight_K, self.num_means)
-        time_order = (shares_KP @ times_s_K).argsort(stable=True)
-        shares_KP = shares_KP[time_order]
-        self.mean_KCD = (shares_KP.to(points_KCD.dtype) @ points_KCD.flatten(1)).unflatten(
-            1, points_KCD.shape[1:]
-        )
+        shares_KP = shares_KP[(shares_KP @ times_s_K).argsort(stable=True)]
+        self.mean_KCD = _centres(shares_KP, points_KCD)
         self.mean_s_K = shares_KP @ times_s_K
         self.weight_K = (shares_KP > 0).to(weight_K.dtype) @ weight_K
-        self._choose_real()
+        self._choose_real(block_BCD)
         self.block = no_rows(0)
 
-    def _choose_real(self) -> None:
+    def _choose_real(self, block_BCD: torch.Tensor) -> None:
         """Let each of the heaviest means choose the nearest real frame that is left."""
         assert self.mean_KCD is not None
         per_frame = self.config.tokens_per_frame
         candidates = join([self.real, self.block]) if len(self.real) else self.block
+        pooled_FCD = block_BCD if self.real_FCD is None else torch.cat([self.real_FCD, block_BCD])
         heaviest = self.weight_K.argsort(descending=True, stable=True)[: self.num_real]
         far_KF = torch.cdist(
             self.mean_KCD[heaviest].flatten(1),
-            self._pool(candidates).flatten(1),
+            pooled_FCD.flatten(1),
             compute_mode="donot_use_mm_for_euclid_dist",
         )
         chosen: list[int] = []
@@ -113,7 +112,7 @@ class Clusters:
                 chosen.append(int(far_F.argmin()))
         frames = torch.tensor(sorted(chosen), dtype=torch.int64, device=far_KF.device)
         index = frames[:, None] * per_frame + torch.arange(per_frame, device=far_KF.device)
-        self.real = candidates.take(index.flatten())
+        self.real, self.real_FCD = candidates.take(index.flatten()), pooled_FCD[frames]
 
     def _pool(self, rows: Rows) -> torch.Tensor:
         """Return whole frames at half the side, [frames, C, D], float32 or wider."""
@@ -151,6 +150,15 @@ class Clusters:
 
     @property
     def num_bytes(self) -> int:
-        means_bytes = 0 if self.mean_KCD is None else self.mean_KCD.nbytes
+        means_bytes = sum(0 if pooled is None else pooled.nbytes for pooled in (self.mean_KCD, self.real_FCD))
         times_bytes = self.mean_s_K.nbytes + self.weight_K.nbytes
         return means_bytes + times_bytes + self.real.num_bytes + self.block.num_bytes
+
+
+def _centres(shares_KP: torch.Tensor, points_PCD: torch.Tensor) -> torch.Tensor:
+    """Return the centre of each cluster; most are one point, which is taken as it is."""
+    centre_KCD = points_PCD[shares_KP.argmax(1)]
+    joined_K = (shares_KP > 0).sum(1) > 1
+    sums_KF = shares_KP[joined_K].to(points_PCD.dtype) @ points_PCD.flatten(1)
+    centre_KCD[joined_K] = sums_KF.unflatten(1, points_PCD.shape[1:])
+    return centre_KCD
