@@ -13,6 +13,7 @@ from jobs import (
     bench_retrieval,
     bench_route,
     bench_scale,
+    bench_stream,
 )
 from pipeline.errors import ConfigError
 
@@ -26,6 +27,7 @@ BENCHES: dict[str, Callable[[list[str]], int]] = {
     "retrieval": bench_retrieval.main,
     "route": bench_route.main,
     "scale": bench_scale.main,
+    "stream": bench_stream.main,
 }
 
 
