@@ -131,11 +131,12 @@ def plan_window(
     Args:
         routes: what the router says, per query id.
         queries: all queries of the job.
-        config: budget and scales.
+        config: selector, budget and scales.
         score: the threshold of queries that have none of their own.
         tokens_per_frame: visual tokens of one frame at full resolution; 0 = no tokens are spent.
         window: a rows.SCORED row.
-        cuts_frames: whether a frame may be shown with fewer tokens; if not, every scale is 1.
+        cuts_frames: whether a frame may be shown with fewer tokens; if not, every scale is 1, and what another
+            selector than `relevance` would show with fewer is dropped.
         confirm_find: spend tokens for `find` too, on frames inside the spans found from relevance, on no others.
         refines: relevance only proposes: name the frames that an image router is to look at, which then plans again.
     """
@@ -145,23 +146,11 @@ def plan_window(
     note = "" if cuts_frames else WHOLE_FRAMES
     if not cuts_frames:
         config = replace(config, scale_global=1, scale_relevant=1, scale_background=1)
-    selection = (
-        None if config.selector == RELEVANCE else _selection(config, tokens_per_frame, window, cuts_frames)
-    )
+    selection = _selection(config, tokens_per_frame, window, cuts_frames)
     plans: list[Row] = []
     for query_id in window["query_ids"]:
         query, route = by_id[query_id], routes[query_id]
-        plan: Row = {
-            "query_id": query_id,
-            "route": route.route,
-            "route_confidence": route.confidence,
-            "route_reason": route.reason,
-            "reason": "no visual tokens needed",
-            "tokens": [0] * len(relevance_NP),
-            "candidates": [],
-            "fallback": [],
-            "error_message": "",
-        }
+        plan = _unspent(query_id, route, len(relevance_NP))
         if tokens_per_frame and (query.kind != "find" or confirm_find):
             relevance_N = relevance_NP[:, column[query_id][0]]
             threshold = score.threshold if query.threshold is None else query.threshold
@@ -183,6 +172,21 @@ def plan_window(
                 plan["error_message"] = f"{error}{note}"
         plans.append(plan)
     return {"plans": plans}
+
+
+def _unspent(query_id: str, route: Route, num_frames: int) -> Row:
+    """Return the plan of a query that needs no visual tokens."""
+    return {
+        "query_id": query_id,
+        "route": route.route,
+        "route_confidence": route.confidence,
+        "route_reason": route.reason,
+        "reason": "no visual tokens needed",
+        "tokens": [0] * num_frames,
+        "candidates": [],
+        "fallback": [],
+        "error_message": "",
+    }
 
 
 def _looks_for_moments(route: Route) -> bool:
@@ -228,8 +232,15 @@ def _spend(
     return made if inside_N is None else _spread(made, inside_N)
 
 
-def _selection(config: PlanConfig, tokens_per_frame: int, window: Row, cuts_frames: bool) -> WindowSelection:
-    """Return what asks the job's selector for plans; one of outsiders is taken to heed the question."""
+def _selection(
+    config: PlanConfig, tokens_per_frame: int, window: Row, cuts_frames: bool
+) -> WindowSelection | None:
+    """Return what asks the job's selector for plans; none is needed for the one that heeds the route.
+
+    A selector of outsiders is taken to heed the question.
+    """
+    if config.selector == RELEVANCE:
+        return None
     return WindowSelection(
         find(FRAME_SELECTORS, config.selector, "FRAME_SELECTORS"),
         window,
