@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from actors.kv import dycoke_dp, none, quick_prefill, rekv, streaming_vlm
+from actors.kv import dycoke_dp, livevlm, none, quick_prefill, rekv, streaming_vlm
 from actors.kv.cache import KvCache
 from actors.kv.settings import KvSettings
 from pipeline.methods import Method
@@ -12,6 +12,7 @@ KV_POLICIES: dict[str, Callable[[Any, KvSettings], KvCache]] = {
     "none": none.KeepAll,
     "quick-prefill": quick_prefill.QuickPrefill,
     "dycoke-dp": dycoke_dp.DyCokeDp,
+    "livevlm": livevlm.LiveVlm,
     "rekv": rekv.ReKv,
     "streaming-vlm": streaming_vlm.StreamingVlm,
 }
@@ -21,6 +22,7 @@ METHODS: dict[str, Method] = {
     "none": none.METHOD,
     "quick-prefill": quick_prefill.METHOD,
     "dycoke-dp": dycoke_dp.METHOD,
+    "livevlm": livevlm.METHOD,
     "rekv": rekv.METHOD,
     "streaming-vlm": streaming_vlm.METHOD,
 }

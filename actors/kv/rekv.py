@@ -125,16 +125,18 @@ class ReKv(ReindexedCache):
         if self.stage != "question" or self.opened is None:
             return super().attend(layer, new)
         rows = self.opened[layer]
+        found = self._find(layer, new.query, new.keys.shape[1])
+        shown = [self.archive.tokens(block).to(new.keys.device) for block in found]
+        parts = self._blocks[layer].load(found, new.keys)
         if self.num_init and self.held is not None:
-            stored = self.layers[layer]
             first = slice(0, self.num_init)
-            turns = self.rotary.turns(self.held.take(first).lay_out())
-            rows.append(self.rotary.put_on(stored.keys[:, :, first], turns), stored.values[:, :, first])
-        if found := self._find(layer, new.query, new.keys.shape[1]):
-            tokens = join([self.archive.tokens(block) for block in found]).to(new.keys.device)
-            # blocks of different extents: what is missing is missing behind the prompt's beginning
+            shown.insert(0, self.held.take(first))
+            parts.insert(0, _stacked(self.layers[layer], first))
+        if parts:
+            tokens = join(shown)
+            keys, values = torch.cat(parts).permute(1, 2, 0, 3)[:, None]
+            # frames may differ in length: what counts is that nothing lies between them and the question
             turns = self.rotary.turns(tokens.lay_out(self._asked_at - tokens.extent))
-            keys, values = torch.cat(self._blocks[layer].load(found, new.keys)).permute(1, 2, 0, 3)[:, None]
             rows.append(self.rotary.put_on(keys, turns), values)
         rows.append(new.keys, new.values)
         return attend(new, rows.keys, rows.values)

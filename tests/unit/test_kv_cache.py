@@ -16,7 +16,7 @@ from tests.kv_reference import KINDS, build_model, embed, fill, library_logits, 
 QUESTION = [5, 6, 7, 8]
 ALL = {
     "retention": 1.0, "vision_s": 1e9, "retrieve_frames": 1000, "page_share": 1.0, "prune_ratio": 0.0,
-    "prune_layer": 1, "group_frames": 2,
+    "prune_layer": 1, "recent_frames": 1, "group_frames": 2,
 }  # fmt: skip
 
 
