@@ -235,6 +235,52 @@ def savemem(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> 
     return put_together(tokens, plan, planned[:1], kept)
 
 
+def tome(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    frames, planned, count = frames_of(tokens, plan), planned_of(plan), tokens.num_per_frame
+    left = []
+    for start in range(0, len(planned), 10):
+        segment = planned[start : start + 10]
+        caps = [min(plan[t], count) for t in segment]
+        target = min(sum(caps), max(1, room(settings.prune_ratio, len(segment) * count)))
+        # frame within the segment, source, sum, weight
+        now = [(f, t * count + i, frames[t][i], 1) for f, t in enumerate(segment) for i in range(count)]
+        while len(now) > target:
+            now = merge_once(now, caps, target)
+        left += [(source, total / weight, weight) for _, source, total, weight in now]
+    values = np.array([value for _, value, _ in left]).reshape(-1, frames.shape[2])
+    return values, [source for source, _, _ in left], [float(weight) for _, _, weight in left]
+
+
+def merge_once(now: list, caps: list[int], target: int) -> list:
+    """One round: the side of a token is its place in its frame, and turns with the frame."""
+    own = [[token for token in now if token[0] == f] for f in range(len(caps))]
+    sides = [(i + f) % 2 == 1 for f, tokens in enumerate(own) for i in range(len(tokens))]
+    if len(set(sides)) == 1:
+        sides = [i % 2 == 1 for i in range(len(now))]
+    sources = [token for token, side in zip(now, sides, strict=True) if side]
+    others = [token for token, side in zip(now, sides, strict=True) if not side]
+    pairs = []
+    for token in sources:
+        likeness, other = max(
+            ((cosine(token[2], other[2]), other) for other in others), key=lambda pair: pair[0]
+        )
+        pairs.append((likeness, token, other))
+    pairs.sort(key=lambda pair: -pair[0])
+    needs = [max(0, len(tokens) - cap) for tokens, cap in zip(own, caps, strict=True)]
+    free = len(now) - target - sum(needs)
+    chosen = []
+    for f, need in enumerate(needs):
+        chosen += [pair for pair in pairs if pair[1][0] == f][:need]
+    rest = [pair for pair in pairs if not any(pair[1][1] == one[1][1] for one in chosen)]
+    chosen += rest[:free]
+    found = {source: (f, source, total, weight) for f, source, total, weight in now}
+    for _, token, other in chosen:
+        f, source, total, weight = found[other[1]]
+        found[source] = (f, source, total + token[2], weight + token[3])
+        del found[token[1]]
+    return [found[source] for source in sorted(found)]
+
+
 REFERENCES = {
     "none": none,
     "uniform": uniform,
@@ -244,4 +290,5 @@ REFERENCES = {
     "evs": evs,
     "savemem": savemem,
     "stream-ttm": stream_ttm,
+    "tome": tome,
 }

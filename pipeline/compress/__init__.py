@@ -1,6 +1,6 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
-from pipeline.compress import dtd, dtd_pixels, dycoke, none, savemem, stream_ttm, uniform
+from pipeline.compress import dtd, dtd_pixels, dycoke, none, savemem, stream_ttm, tome, uniform
 from pipeline.methods import Method, Need
 from pipeline.tokens import CompressFn
 
@@ -13,6 +13,7 @@ TOKEN_COMPRESSORS: dict[str, CompressFn] = {
     "evs": dtd.sample_video,
     "savemem": savemem.drop_by_frame,
     "stream-ttm": stream_ttm.prune_stream,
+    "tome": tome.merge_segments,
 }
 
 METHODS: dict[str, Method] = {
@@ -24,6 +25,7 @@ METHODS: dict[str, Method] = {
     "evs": dtd.EVS,
     "savemem": savemem.METHOD,
     "stream-ttm": stream_ttm.METHOD,
+    "tome": tome.METHOD,
 }
 
 
