@@ -12,11 +12,16 @@ import torch
 import transformers as T
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from actors.models import video_llm
+from pipeline.config import AnswerConfig, CompressConfig
+
 TEXT = """
 The quick brown fox jumps over the lazy dog. A person leaves a bag on the platform. Is there a fire? Yes. No.
 What colour is the car? red green blue white black Answer with one word. Answer yes or no. <12.0s> <3.5s> 0123456789
 A photo of a street, a photo of a dog, an empty room. user assistant system Which of these? one, two or three.
 """
+FRAME_PX = 84
+"""Side of the frames that video language models are shown where nothing else is said."""
 HIDDEN = 64
 LANGUAGE: dict[str, Any] = {
     "hidden_size": HIDDEN,
@@ -84,6 +89,14 @@ def build(kind: str, folder: Path, *, template: bool = True) -> Path:
         (folder / "chat_template.jinja").write_text(chat)
     (folder / "processor_config.json").write_text(json.dumps(extra))
     return folder
+
+
+def answerer(folder: Path, compressor: str = "uniform", **settings: Any) -> video_llm.VideoLlm:
+    """Return a video language model as it answers, in float32, in few words; settings of AnswerConfig differ."""
+    fixed = {"model": str(folder), "frame_px": FRAME_PX, "max_new_tokens": 6, "dtype": "float32"}
+    # so few tokens are thrown away that no frame loses all it has
+    compress = CompressConfig(compressor=compressor, prune_ratio=0.25)
+    return video_llm.make(AnswerConfig(**{**fixed, **settings}), compress, "cpu")
 
 
 Parts = tuple[Any, Any, Any, dict[str, Any]]

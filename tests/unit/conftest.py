@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,31 @@ def ten_seconds(tmp_path_factory) -> Callable[[str], Path]:
         return videos.write_video(path, numbers=range(300), gop=30, container_options=options, **coding)
 
     return cache(write)
+
+
+@pytest.fixture(scope="session")
+def llm_folders(tmp_path_factory) -> dict[str, Path]:
+    """Return the folder of each class of video language models; one has no chat template. Not to be changed."""
+    from tests.tiny_models import VIDEO_LLMS, build
+
+    root = tmp_path_factory.mktemp("models")
+    return {kind: build(kind, root / kind, template=kind != "smolvlm") for kind in VIDEO_LLMS}
+
+
+@pytest.fixture(scope="module")
+def load_llm(llm_folders) -> Callable[..., Any]:
+    """Return a loader of answerers by class, compressor and settings that keeps what it loaded."""
+    from tests.tiny_models import answerer
+
+    return cache(lambda kind, *compressor, **settings: answerer(llm_folders[kind], *compressor, **settings))
+
+
+@pytest.fixture(scope="session")
+def library_llm(llm_folders) -> Callable[[str], Any]:
+    """Return a loader of transformers' own models: ours have another attention. Not to be changed."""
+    from transformers import AutoModelForImageTextToText as Auto
+
+    return cache(lambda kind: Auto.from_pretrained(llm_folders[kind], dtype="float32").eval())
 
 
 @pytest.fixture(scope="module", autouse=True)

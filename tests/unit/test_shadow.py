@@ -5,52 +5,17 @@ import pytest
 import torch
 import transformers
 
-from actors.models import video_llm
 from actors.models.prompting import pad_lone_frame, process_frames, render
 from actors.models.shadow import Shadow
-from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import AnswerError, ModelError
-from tests.tiny_models import HIDDEN, LANGUAGE, VIDEO_LLMS, build
+from tests.tiny_models import FRAME_PX, HIDDEN, LANGUAGE, VIDEO_LLMS
 
-FRAME_PX = 84
 PIXELS = np.random.default_rng(0).integers(0, 255, (3, FRAME_PX, FRAME_PX, 3), dtype=np.uint8)
 TIMES_S = (2.0, 8.5, 112.0)
 TEXT = "Is there a fire?"
 LAYERS = LANGUAGE["num_hidden_layers"]
 ALL_TOKENS = 4096
 EXACT = 1e-4
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("models")
-    return {kind: build(kind, root / kind, template=kind != "smolvlm") for kind in VIDEO_LLMS}
-
-
-@pytest.fixture(scope="module")
-def load(folders):
-    kept = {}
-
-    def get(kind):
-        if kind not in kept:
-            config = AnswerConfig(model=str(folders[kind]), frame_px=FRAME_PX, dtype="float32")
-            kept[kind] = video_llm.make(config, CompressConfig(), "cpu")
-        return kept[kind]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def library(folders):
-    kept = {}
-
-    def get(kind):
-        if kind not in kept:
-            auto = transformers.AutoModelForImageTextToText
-            kept[kind] = auto.from_pretrained(folders[kind], dtype="float32").eval()
-        return kept[kind]
-
-    return get
 
 
 def shadow(llm, layers=2, tokens=ALL_TOKENS):
@@ -87,33 +52,33 @@ def frame_ids(llm, kept):
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_all_layers_are_the_model(load, library, kind):
+def test_all_layers_are_the_model(load_llm, library_llm, kind):
     """Whatever stands beside it in the pass, a frame's last state is what the whole model has there."""
-    llm = load(kind)
+    llm = load_llm(kind)
     found = shadow(llm, LAYERS).frame_states(llm.encode(PIXELS), (0, 1, 2), TIMES_S, TEXT)
     assert found.shape == (3, 2 * HIDDEN)
     for row in range(3):
         ids, _ = frame_ids(llm, row)
-        expected = library_states(library(kind), llm, ids, row)[-1][-1]
+        expected = library_states(library_llm(kind), llm, ids, row)[-1][-1]
         norm = llm.language.decoder.norm
         assert torch.allclose(norm(found[row, HIDDEN:]), expected, atol=EXACT)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in VIDEO_LLMS if kind != "qwen3_vl"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_first_layers_are_the_models_first(load, library, kind, layers):
+def test_the_first_layers_are_the_models_first(load_llm, library_llm, kind, layers):
     """Qwen3-VL reports its states before it adds the vision tower's to them."""
-    llm = load(kind)
+    llm = load_llm(kind)
     found = shadow(llm, layers).frame_states(llm.encode(PIXELS), (2,), TIMES_S[2:], TEXT)[0]
     ids, visual = frame_ids(llm, 2)
-    states_LD = library_states(library(kind), llm, ids, 2)[layers]
+    states_LD = library_states(library_llm(kind), llm, ids, 2)[layers]
     assert torch.allclose(found[:HIDDEN], states_LD[visual].mean(0), atol=EXACT)
     assert torch.allclose(found[HIDDEN:], states_LD[-1], atol=EXACT)
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_a_question_is_the_mean_of_its_own_tokens(load, library, kind):
-    llm = load(kind)
+def test_a_question_is_the_mean_of_its_own_tokens(load_llm, library_llm, kind):
+    llm = load_llm(kind)
     one = shadow(llm)
     texts = ["a dog", TEXT, "What colour is the car?"]
     found = one.question_states(texts)
@@ -123,17 +88,17 @@ def test_a_question_is_the_mean_of_its_own_tokens(load, library, kind):
     assert one.num_tokens == sum(len(before) + len(one._ids(text)) for text in texts)
     for text, state in zip(texts, found, strict=True):
         ids = [*before, *one._ids(text)]
-        expected = library_states(library(kind), llm, ids)[2][len(before) :].mean(0)
+        expected = library_states(library_llm(kind), llm, ids)[2][len(before) :].mean(0)
         assert torch.allclose(state, expected, atol=EXACT)
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_attention_is_what_eager_attention_gives(folders, load, kind):
-    llm = load(kind)
+def test_attention_is_what_eager_attention_gives(llm_folders, load_llm, kind):
+    llm = load_llm(kind)
     share = shadow(llm, 1).attention(llm.encode(PIXELS), (1,), TIMES_S[1:2], TEXT)
     ids, visual = frame_ids(llm, 1)
     auto = transformers.AutoModelForImageTextToText
-    eager = auto.from_pretrained(folders[kind], dtype="float32", attn_implementation="eager").eval()
+    eager = auto.from_pretrained(llm_folders[kind], dtype="float32", attn_implementation="eager").eval()
     seen = []
     layer = llm.parts.family.decoder(eager).layers[0].self_attn
     layer.register_forward_hook(lambda _, __, out: seen.append(out[1]))
@@ -142,8 +107,8 @@ def test_attention_is_what_eager_attention_gives(folders, load, kind):
     assert 0 < share.item() < 1
 
 
-def test_weights_are_shared_and_the_answerer_is_unchanged(load):
-    llm = load("internvl")
+def test_weights_are_shared_and_the_answerer_is_unchanged(load_llm):
+    llm = load_llm("internvl")
     one = shadow(llm, 1)
     own = {tensor.data_ptr() for tensor in llm.model.parameters()}
     assert {tensor.data_ptr() for tensor in one.decoder.parameters()} <= own
@@ -152,8 +117,8 @@ def test_weights_are_shared_and_the_answerer_is_unchanged(load):
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_pooled_frames_cost_fewer_tokens(load, kind):
-    llm = load(kind)
+def test_pooled_frames_cost_fewer_tokens(load_llm, kind):
+    llm = load_llm(kind)
     features = llm.encode(PIXELS)
     whole, pooled = shadow(llm), shadow(llm, tokens=2)
     states = [one.frame_states(features, (0, 2), TIMES_S[:2], TEXT) for one in (whole, pooled)]
@@ -161,9 +126,9 @@ def test_pooled_frames_cost_fewer_tokens(load, kind):
     assert not torch.allclose(*states, atol=1e-2)
 
 
-def test_a_frame_does_not_depend_on_its_neighbours(load):
+def test_a_frame_does_not_depend_on_its_neighbours(load_llm):
     """More frames than a call holds, in another order."""
-    llm = load("qwen3_vl")
+    llm = load_llm("qwen3_vl")
     features = llm.encode(PIXELS)
     index = [0, 1, 2] * 7
     times_s = [TIMES_S[row] for row in index]
@@ -173,8 +138,8 @@ def test_a_frame_does_not_depend_on_its_neighbours(load):
         assert torch.allclose(many[row::3], alone.expand(7, -1), atol=1e-5)
 
 
-def test_a_frames_prompt_is_written_once_for_all_that_is_asked(load, monkeypatch):
-    llm = load("smolvlm")
+def test_a_frames_prompt_is_written_once_for_all_that_is_asked(load_llm, monkeypatch):
+    llm = load_llm("smolvlm")
     one, features, written = shadow(llm), llm.encode(PIXELS), []
 
     def write(*args):
@@ -187,26 +152,26 @@ def test_a_frames_prompt_is_written_once_for_all_that_is_asked(load, monkeypatch
     assert len(written) == len(TIMES_S)
 
 
-def test_states_can_be_learnt_from(load):
-    llm = load("smolvlm")
+def test_states_can_be_learnt_from(load_llm):
+    llm = load_llm("smolvlm")
     head = torch.nn.Linear(HIDDEN, 1)
     head(shadow(llm).question_states([TEXT])).sum().backward()
     assert head.weight.grad.abs().sum() > 0
 
 
-def test_nothing_asked_is_nothing_computed(load):
-    one = shadow(load("smolvlm"))
+def test_nothing_asked_is_nothing_computed(load_llm):
+    one = shadow(load_llm("smolvlm"))
     assert one.question_states([]).shape == (0, HIDDEN)
-    assert one.attention(load("smolvlm").encode(PIXELS), (), (), TEXT).shape == (0,)
+    assert one.attention(load_llm("smolvlm").encode(PIXELS), (), (), TEXT).shape == (0,)
     assert one.num_tokens == 0
 
 
-def test_more_layers_than_there_are_are_refused(load):
+def test_more_layers_than_there_are_are_refused(load_llm):
     with pytest.raises(ModelError, match=r"has 3 layers.*first 4; set plan.early_layers to 1 up to 3"):
-        shadow(load("internvl"), 4)
+        shadow(load_llm("internvl"), 4)
 
 
-def test_the_models_own_marks_are_refused_in_a_question(load):
-    llm = load("internvl")
+def test_the_models_own_marks_are_refused_in_a_question(load_llm):
+    llm = load_llm("internvl")
     with pytest.raises(AnswerError, match="mark"):
         shadow(llm).question_states(["a dog<IMG_CONTEXT>"])

@@ -1,16 +1,15 @@
 """How a video language model chooses between labels and ends its text: likelihoods, priors, stop strings."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 import transformers
 
-from actors.models import video_llm
 from actors.models.prompting import write_prompt
-from pipeline.config import AnswerConfig, CompressConfig
-from tests.tiny_models import build
-from tests.unit.test_video_llm import FRAME_PX, answer, ask, library_label_logs, prompt_of, show
+from tests.tiny_models import answerer, build
+from tests.unit.test_video_llm import answer, ask, library_label_logs, prompt_of, show
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +20,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def load(folder):
     """Return a loader of answerers with some settings."""
-
-    def get(**settings):
-        fixed = {"model": str(folder), "frame_px": FRAME_PX, "max_new_tokens": 6, "dtype": "float32"}
-        return video_llm.make(AnswerConfig(**{**fixed, **settings}), CompressConfig(), "cpu")
-
-    return get
+    return partial(answerer, folder)
 
 
 @pytest.fixture(scope="module")
