@@ -27,7 +27,7 @@ PROG = "reelsift bench compress"
 class Arguments:
     """Compare token compressors and frame selectors at equal budgets."""
 
-    videos: int = 30
+    videos: int = 40
     """Generated videos of the test split; each has some 19 questions."""
     budgets: tuple[float, ...] = (50.0, 25.0, 12.5)
     """Percent of the dense tokens."""

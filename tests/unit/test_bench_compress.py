@@ -1,5 +1,7 @@
 """Methods at equal budgets, what they take, and the front; the whole is in tests/integration/test_bench_compress.py."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,12 @@ def test_the_report(found, tmp_path):
     pytest.importorskip("matplotlib")
     assert draw(found, tmp_path / "plots" / "compress.png")
     assert (tmp_path / "plots" / "compress.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_extra_there_is_no_plot(found, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not draw(found, tmp_path / "compress.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_repeats_the_run(tmp_path):
