@@ -7,7 +7,9 @@ through the model that comes with the package. Each memory has a process of its 
 second of CPU time, so that a busy machine does not change them; on an idle one that is time.
 
 Resident memory is sampled four times per hour of the stream; its slope is that of a least-squares line through what
-follows the warm-up, the first tenth. The last stdout line is one JSON document.
+follows the warm-up, the first tenth. Freed tensors go back to the system at once, as they do where a model answers on
+a CPU: otherwise the C library's heap takes a step of a few megabytes now and then, for hours, and the slope is those
+steps. The last stdout line is one JSON document.
 
 Shape letters: T frames of a chunk, N tokens of a frame, D hidden size.
 """
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.device import return_freed_memory
 from jobs.bench_report import circumstances, table, write_report
 from jobs.command_line import parse, require
 from pipeline.memory import MEMORIES
@@ -130,6 +133,7 @@ def measure(name: str, args: Arguments) -> Row:
     import psutil
 
     torch.set_num_threads(1)
+    return_freed_memory()
     settings: dict[str, Any] = {"memory": name, "grid": GRID, **VARIANTS[name]}
     config = MemoryConfig(**settings)
     question_QD = torch.randn(PROBES + QUESTION_TOKENS, HIDDEN, generator=torch.Generator().manual_seed(1))

@@ -106,8 +106,8 @@ class Memory(Protocol):
         """Take the next whole frames, later than all before; the tensors are not kept and may be written over.
 
         Raises:
-            AnswerError: a token is not finite, or a frame is not later than the one before; the message names the
-                time, and nothing of the chunk is taken.
+            AnswerError: a token is not finite or too large to square, or a frame is not later than the one before; the
+                message names the time, and nothing of the chunk is taken.
             ValueError: frames of another shape than the grid's or the stream's, or another number of times.
         """
         ...
@@ -174,8 +174,8 @@ class Clock:
         broken = _first_broken(values_TND)
         if broken is not None:
             msg = (
-                f"the visual tokens of the frame at {float(pts_s_T[broken]):g} s are not finite, expected numbers;"
-                " the model that encoded it overflowed: try answer.dtype float32"
+                f"the visual tokens of the frame at {float(pts_s_T[broken]):g} s are not finite, or too large to be"
+                " compared; the model that encoded it overflowed: try answer.dtype float32"
             )
             raise AnswerError(msg)
         first, self.num_frames = self.num_frames, self.num_frames + len(values_TND)
@@ -199,9 +199,7 @@ class Clock:
 
 
 def _first_broken(values_TND: torch.Tensor) -> int | None:
-    """Return the first frame with a value that is not finite."""
-    # a sum is finite only if all its terms are; one pass instead of several
-    if bool(values_TND.sum((1, 2), dtype=torch.float32).isfinite().all()):
-        return None
-    broken_T = ~values_TND.isfinite().flatten(1).all(1)
+    """Return the first frame with a value that is not finite, or whose square is not."""
+    wide = torch.promote_types(values_TND.dtype, torch.float32)
+    broken_T = ~torch.linalg.vector_norm(values_TND, dim=(1, 2), dtype=wide).isfinite()
     return int(broken_T.nonzero()[0, 0]) if bool(broken_T.any()) else None

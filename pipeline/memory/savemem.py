@@ -21,9 +21,9 @@ METHOD = Method(
     " still earlier ones scattered tokens, of which the least like questions are forgotten. A question gets the latest"
     " frames and the earlier ones that stand out for it",
     differs="the bound is one on tokens: two fifths of what the latest frames leave are the long tier's, 2,048 of 6,144"
-    " with frames of 256. Our reading where the text is silent: a cut is a mean change above 1.5 times its running"
-    " mean; anchors are the best token of each cell of a coarse grid; earlier frames stand out half a standard"
-    " deviation above the mean. The gate is off, as in the code",
+    " with frames of 256. The middle tier keeps what compressor `savemem` would, by its thresholds alone. Our reading"
+    " where the text is silent: anchors are the best token of each cell of a coarse grid; earlier frames stand out half"
+    " a standard deviation above the mean. The gate is off, as in the code",
     needs=("probes",),
     query_dependent=True,
     stateful=True,

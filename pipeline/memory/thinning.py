@@ -1,37 +1,37 @@
 """What savemem's tiers keep of a frame: what changed, was at a cut or matters; then scattered tokens.
 
-Shape letters: L frames, N tokens of one frame, D hidden size, R rows and W columns of a frame's grid, P tokens of
-probes, M tokens.
+Shape letters: L frames, F those compared with one before, P those and the last before, N tokens of one frame, D hidden
+size, M tokens.
 """
 
 import torch
 from torch.nn.functional import normalize
 
+from pipeline.compress.redundancy import squares, widen
+from pipeline.compress.savemem import (
+    DIRECT_DROP_SIM,
+    PROTECT_WEIGHT,
+    SCENE_CHANGE,
+    SMOOTHING,
+    nearby,
+    otsu_thresholds,
+)
 from pipeline.compress.uniform import pooled_grid
 from pipeline.errors import ConfigError
-from pipeline.memory.otsu import otsu_thresholds
 from pipeline.memory.slots import Rows
 from pipeline.streams import MemoryConfig
 
-DROP_LIKENESS = 0.8
-"""Cosine from which a token is thrown away whatever it means (direct_drop_sim), where no threshold is set."""
-PROTECTION = 0.15
-"""How much further from its neighbourhood than it is a token counts that is all that probes are (semantic_protect)."""
-CUT = 1.5
-"""How many times the running mean change a frame's must be to be a cut (scene_change_multiplier)."""
-NEW_SHARE = 0.2
-"""Share of a new frame in the running means (alpha)."""
 ANCHOR_TOKENS = 16
 """Tokens of a frame's grid from which the long tier keeps one."""
-SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 
 
 class Thinning:
     """Decides frame by frame, in the order of time, which tokens the middle tier gets, and how much each matters.
 
-    A token is thrown away when its largest cosine with the 3 x 3 neighbourhood in the frame before is .8 or more
-    (`threshold`), or when its distance, with .15 times what it matters, is below Otsu's threshold for the distances of
-    a frame, as a running mean. At a cut and in the first frame all stay.
+    The rule is compressor `savemem`'s, with its constants, carried from chunk to chunk: a token goes when its largest
+    cosine with the 3 x 3 neighbourhood in the frame before, less .15 times how much it matters, is above .8
+    (`threshold`), or when 1 less that is below the running mean of Otsu's thresholds. At a cut and in the first frame
+    all stay.
     """
 
     def __init__(self, config: MemoryConfig, probes_PD: torch.Tensor | None) -> None:
@@ -43,8 +43,8 @@ class Thinning:
             )
             raise ConfigError(msg)
         self.config = config
-        self.drop_likeness = DROP_LIKENESS if config.threshold is None else config.threshold
-        self.probes_PD = normalize(probes_PD.to(torch.promote_types(probes_PD.dtype, torch.float32)), dim=1)
+        self.drop_above = DIRECT_DROP_SIM if config.threshold is None else config.threshold
+        self.probes_MD = normalize(probes_PD.to(torch.promote_types(probes_PD.dtype, torch.float32)), dim=1)
         self.last_1ND: torch.Tensor | None = None
         self.mean_change: float | None = None
         self.mean_threshold = 0.0
@@ -52,79 +52,56 @@ class Thinning:
     @property
     def num_bytes(self) -> int:
         """Bytes of the last frame and the probes."""
-        return self.probes_PD.nbytes + (0 if self.last_1ND is None else self.last_1ND.nbytes)
+        return self.probes_MD.nbytes + (0 if self.last_1ND is None else self.last_1ND.nbytes)
 
     def thin(self, rows: Rows) -> Rows:
         """Return what whole frames keep, ranked by how much each token matters."""
-        wide = torch.promote_types(rows.values_MD.dtype, torch.float32)
-        unit_LND = unit(rows.values_MD.to(wide)).unflatten(0, (-1, self.config.tokens_per_frame))
-        before_LND = torch.cat([unit_LND[:1] if self.last_1ND is None else self.last_1ND, unit_LND[:-1]])
-        likeness_LN = neighbour_likeness(unit_LND, before_LND, self.config.grid)
-        distance_LN = (1 - likeness_LN).clamp(0.0, 2.0)
-        matters_LN = self._matters(unit_LND)
-        cut_L, threshold_L = self._follow(distance_LN, self.last_1ND is None)
-        changed_LN = distance_LN + PROTECTION * matters_LN >= threshold_L[:, None]
-        kept_LN = cut_L[:, None] | ((likeness_LN < self.drop_likeness) & changed_LN)
-        self.last_1ND = unit_LND[-1:].clone()
+        leaving_LND = rows.values_MD.unflatten(0, (-1, self.config.tokens_per_frame))
+        first = 0 if self.last_1ND is None else 1
+        all_PND = leaving_LND if self.last_1ND is None else torch.cat([self.last_1ND, leaving_LND])
+        squares_PN = squares(all_PND, range(len(all_PND)))
+        matters_LN = self._matters(leaving_LND, squares_PN[first:])
+        cosine_FN = nearby(all_PND, squares_PN, self.config.grid)
+        cut_F, threshold_F = self._follow(1.0 - cosine_FN)
+        likeness_FN = cosine_FN - PROTECT_WEIGHT * matters_LN[len(matters_LN) - len(cosine_FN) :].clamp(
+            min=0.0
+        )
+        is_like_FN = (1.0 - likeness_FN < threshold_F[:, None]) | (likeness_FN > self.drop_above)
+        kept_LN = torch.ones_like(matters_LN, dtype=torch.bool)
+        kept_LN[len(kept_LN) - len(cosine_FN) :] = cut_F[:, None] | ~is_like_FN
+        self.last_1ND = leaving_LND[-1:].clone()
         kept_M = kept_LN.flatten()
         return rows.take(kept_M).ranked(matters_LN.flatten()[kept_M])
 
-    def _matters(self, unit_LND: torch.Tensor) -> torch.Tensor:
-        """Return each token's largest cosine with a probe. Loops over probes; see likeness.py."""
-        found = [
-            (unit_LND * probe_D).sum(-1) for probe_D in self.probes_PD.to(unit_LND.device, unit_LND.dtype)
-        ]
-        return torch.stack(found).amax(0)
+    def _matters(self, values_LND: torch.Tensor, squares_LN: torch.Tensor) -> torch.Tensor:
+        """Return each token's largest cosine with a probe, float64 [L, N]; 0 for tokens of zeros.
 
-    def _follow(self, distance_LN: torch.Tensor, begins: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        Loops over probes: sums along rows are the same to the bit for any chunks, a matrix product's need not be.
+        """
+        wide_LND = widen(values_LND)
+        found = [
+            (wide_LND * probe_D).sum(-1) for probe_D in self.probes_MD.to(wide_LND.device, wide_LND.dtype)
+        ]
+        best_LN = torch.stack(found).amax(0).double()
+        return torch.where(squares_LN > 0, best_LN / squares_LN.sqrt(), 0.0)
+
+    def _follow(self, distance_FN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which frames are at a cut, and the threshold of each. Loops over frames: means run."""
-        changes = distance_LN.to(torch.float64).mean(1).tolist()
-        thresholds = otsu_thresholds(distance_LN, 2.0).tolist()
         cuts: list[bool] = []
         running: list[float] = []
-        for frame, (change, threshold) in enumerate(zip(changes, thresholds, strict=True)):
-            if begins and frame == 0:  # compared with itself
-                cuts.append(True)
-            elif self.mean_change is None:
+        for change, threshold in zip(distance_FN.mean(1).tolist(), otsu_thresholds(distance_FN), strict=True):
+            if self.mean_change is None:
                 self.mean_change, self.mean_threshold = change, threshold
                 cuts.append(False)
             else:
-                cuts.append(change > CUT * self.mean_change)
-                self.mean_change += NEW_SHARE * (change - self.mean_change)
-                self.mean_threshold += NEW_SHARE * (threshold - self.mean_threshold)
+                cuts.append(change > SCENE_CHANGE * self.mean_change and change > 1.0 - DIRECT_DROP_SIM)
+                self.mean_change += SMOOTHING * (change - self.mean_change)
+                self.mean_threshold += SMOOTHING * (threshold - self.mean_threshold)
             running.append(self.mean_threshold)
-        device = distance_LN.device
-        return torch.tensor(cuts, device=device), torch.tensor(running, dtype=torch.float64, device=device)
-
-
-def unit(values_MD: torch.Tensor) -> torch.Tensor:
-    """Return tokens of length 1; one of length 0 stays."""
-    return values_MD / values_MD.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-30)
-
-
-def neighbour_likeness(
-    unit_LND: torch.Tensor, before_LND: torch.Tensor, grid: tuple[int, int]
-) -> torch.Tensor:
-    """Return each token's largest cosine with the 3 x 3 neighbourhood of its place in another frame, [L, N].
-
-    Args:
-        unit_LND: tokens of length 1.
-        before_LND: for each frame the one to compare with, of length 1 too.
-        grid: rows and columns of a frame.
-    """
-    one_LRWD, other_LRWD = unit_LND.unflatten(1, grid), before_LND.unflatten(1, grid)
-    best_LRW = unit_LND.new_full(one_LRWD.shape[:3], -1.0)
-    for down, right in SHIFTS:
-        rows, other_rows = _overlap(grid[0], down)
-        columns, other_columns = _overlap(grid[1], right)
-        found = (one_LRWD[:, rows, columns] * other_LRWD[:, other_rows, other_columns]).sum(-1)
-        best_LRW[:, rows, columns] = torch.maximum(best_LRW[:, rows, columns], found)
-    return best_LRW.flatten(1)
-
-
-def _overlap(size: int, shift: int) -> tuple[slice, slice]:
-    """Return where places lie that have a neighbour so far away, and where the neighbours lie."""
-    return slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
+        device = distance_FN.device
+        return torch.tensor(cuts, dtype=torch.bool, device=device), torch.tensor(
+            running, dtype=torch.float64, device=device
+        )
 
 
 def disperse(rows: Rows, grid: tuple[int, int]) -> Rows:
