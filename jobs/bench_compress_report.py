@@ -101,8 +101,8 @@ def lines(command: str, found: Found, picture: str) -> list[str]:
         "",
         "A compressor that throws away a share of the tokens is told one minus the budget and given whole frames; one"
         " that follows its plan is given the plan. What is really kept is the column retention: a method that spares"
-        " whole frames, or all that it finds new, keeps more than it was told. Selectors spend the budget on frames, which are pooled by"
-        f" `uniform`; router `rules`. `{DENSE}` is every token of every frame.",
+        " whole frames, or all that it finds new, keeps more than it was told. Selectors spend the budget on frames,"
+        f" which are pooled by `uniform`; router `rules`. `{DENSE}` is every token of every frame.",
         "",
         *([f"![Accuracy by retention]({picture})", ""] if picture else []),
         "## Answers on the generated world",
