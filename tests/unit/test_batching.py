@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from actors.models import Request, WindowView, video_llm
-from pipeline.config import AnswerConfig, CompressConfig
+from actors.models import Request, WindowView
 from pipeline.errors import AnswerError
-from tests.tiny_models import build
-from tests.unit.test_video_llm import EVIDENCE, FRAME_PX, PTS_S, WINDOW, ask
+from tests.unit.test_video_llm import EVIDENCE, PTS_S, WINDOW, ask
 
 WINDOWS = [WindowView(at, at + 12, PTS_S + at, EVIDENCE, WINDOW.evidence) for at in (0.0, 50.0, 100.0)]
 CHOICES = ("red", "dark green", "one of the others")
@@ -25,12 +23,8 @@ REQUESTS = [Request(window, ASKS) for window in WINDOWS]
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory):
-    folder = build("qwen2_5_vl", tmp_path_factory.mktemp("model"))
-    config = AnswerConfig(
-        model=str(folder), frame_px=FRAME_PX, max_new_tokens=6, dtype="float32", memory_gb=4
-    )
-    return video_llm.make(config, CompressConfig(), "cpu")
+def llm(load_llm):
+    return load_llm("qwen2_5_vl", memory_gb=4)
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,10 @@ import torch
 from actors.models import tuning
 from actors.models.loading import fetch, load_model
 from pipeline.errors import ModelError
-from tests.tiny_models import VIDEO_LLMS, build
+from tests.tiny_models import VIDEO_LLMS
 
 IDS = torch.arange(5, 45)[None]
 AUTO = "AutoModelForImageTextToText"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("models")
-    return {kind: build(kind, root / kind) for kind in VIDEO_LLMS}
 
 
 def load(folder, dtype="float32", device="cpu", **settings):
@@ -40,8 +34,8 @@ def distance(found, exact):
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_quantised_decoders_are_smaller_and_say_nearly_the_same(folders, kind):
-    exact, int8, int4 = (load(folders[kind], quantize=quantize) for quantize in ("none", "int8", "int4"))
+def test_quantised_decoders_are_smaller_and_say_nearly_the_same(llm_folders, kind):
+    exact, int8, int4 = (load(llm_folders[kind], quantize=quantize) for quantize in ("none", "int8", "int4"))
     assert distance(logits(int8), logits(exact)) < 0.1
     # random weights have nothing to spare: four bits of them keep the direction, and no more
     assert distance(logits(int4), logits(exact)) < 0.8
@@ -51,8 +45,8 @@ def test_quantised_decoders_are_smaller_and_say_nearly_the_same(folders, kind):
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_only_the_decoder_is_quantised(folders, kind):
-    exact, int8 = load(folders[kind]), load(folders[kind], quantize="int8")
+def test_only_the_decoder_is_quantised(llm_folders, kind):
+    exact, int8 = load(llm_folders[kind]), load(llm_folders[kind], quantize="int8")
     weights, decoder = dict(exact.named_parameters()), set(int8.get_decoder().parameters())
     for name, weight in int8.named_parameters():
         assert weight in decoder or weight.equal(weights[name]), name
@@ -65,20 +59,20 @@ def test_only_the_decoder_is_quantised(folders, kind):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
-def test_quantised_decoders_compute_in_every_number_format(folders, dtype, quantize, caplog):
-    half, full = (load(folders["internvl"], number, quantize=quantize) for number in (dtype, "float32"))
+def test_quantised_decoders_compute_in_every_number_format(llm_folders, dtype, quantize, caplog):
+    half, full = (load(llm_folders["internvl"], number, quantize=quantize) for number in (dtype, "float32"))
     assert logits(half).isfinite().all()
     assert not caplog.records, "a line per layer and pass"
     assert half.lm_head.weight.dtype == getattr(torch, dtype)
     assert distance(logits(half), logits(full)) < (0.1 if quantize == "int8" else 0.3)
 
 
-def test_quantising_is_refused_where_it_cannot_be_had(folders, tmp_path, monkeypatch):
+def test_quantising_is_refused_where_it_cannot_be_had(llm_folders, tmp_path, monkeypatch):
     with pytest.raises(
         ModelError, match="int8 multiplies in 16 bits on a GPU, found dtype float32: set dtype to bf"
     ):
-        load(folders["internvl"], device="cuda", quantize="int8")
-    folder = shutil.copytree(folders["internvl"], tmp_path / "copy")
+        load(llm_folders["internvl"], device="cuda", quantize="int8")
+    folder = shutil.copytree(llm_folders["internvl"], tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
@@ -91,15 +85,15 @@ def test_quantising_is_refused_where_it_cannot_be_had(folders, tmp_path, monkeyp
     with pytest.raises(
         ModelError, match=r"found no package bitsandbytes: pip install 'reelsift\[quantize\]'"
     ):
-        load(folders["internvl"], quantize="int4")
+        load(llm_folders["internvl"], quantize="int4")
 
 
 @pytest.mark.parametrize("kind", VIDEO_LLMS)
-def test_attention_is_switched_in_the_vision_tower_only(folders, kind):
-    model = load(folders[kind], attention="eager")
+def test_attention_is_switched_in_the_vision_tower_only(llm_folders, kind):
+    model = load(llm_folders[kind], attention="eager")
     assert model.get_encoder(modality="image").config._attn_implementation == "eager"
     assert model.get_decoder().config._attn_implementation == "sdpa"
-    assert load(folders[kind]).get_encoder(modality="image").config._attn_implementation == "sdpa"
+    assert load(llm_folders[kind]).get_encoder(modality="image").config._attn_implementation == "sdpa"
 
 
 def test_flash_attention_runs_on_a_gpu_in_16_bits_where_it_is_installed(monkeypatch):
@@ -122,8 +116,8 @@ def test_flash_attention_runs_on_a_gpu_in_16_bits_where_it_is_installed(monkeypa
         tuning.pick_attention(flash, torch.bfloat16, "cpu")
 
 
-def test_an_attention_the_tower_does_not_have_is_refused_when_named(folders):
-    model = load(folders["internvl"])
+def test_an_attention_the_tower_does_not_have_is_refused_when_named(llm_folders):
+    model = load(llm_folders["internvl"])
     with pytest.raises(
         ModelError, match=r"attention nonsense is not there .* keeps sdpa; set attention to auto"
     ):
@@ -138,14 +132,14 @@ def test_an_attention_the_tower_does_not_have_is_refused_when_named(folders):
         tuning.compile_vision("tiny", decoder)
 
 
-def test_without_a_compiler_nothing_is_promised(folders, monkeypatch):
+def test_without_a_compiler_nothing_is_promised(llm_folders, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++ -O2")
     with pytest.raises(ModelError, match=r"none of /nowhere/c\+\+ is on the path; install g\+\+"):
-        load(folders["internvl"], compile=True)
+        load(llm_folders["internvl"], compile=True)
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ModelError, match=r"none of g\+\+ is on the path.* point CXX to a compiler"):
-        load(folders["internvl"], compile=True)
+        load(llm_folders["internvl"], compile=True)
     monkeypatch.setenv("CC", "")
     with pytest.raises(ModelError, match="none of gcc, clang is on the path"):
         tuning.check_compiler("cuda")
