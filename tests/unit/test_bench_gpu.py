@@ -1,5 +1,6 @@
 """The arithmetic against what torch counts, peaks of devices and of memory, and the command on a tiny model."""
 
+import gc
 import json
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_the_peak_of_memory_starts_anew():
     assert peak_bytes("cpu") < high - 70e6
 
 
+@pytest.fixture
+def swept():
+    """What is loaded by now is no garbage: each measurement looks for garbage anew."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("swept")
 def test_every_method_and_number_of_frames_is_a_row(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("jobs.bench_gpu.MATMUL_SIDE", {"cpu": 64, "cuda": 64})
     report = tmp_path / "gpu.md"
@@ -123,6 +133,7 @@ def test_every_method_and_number_of_frames_is_a_row(capsys, tmp_path, monkeypatc
     assert "| tiny | dycoke | 2 |" in report.read_text()
 
 
+@pytest.mark.usefixtures("swept")
 def test_a_run_without_a_gpu_is_not_written_down(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("jobs.bench_gpu.MATMUL_SIDE", {"cpu": 64, "cuda": 64})
