@@ -170,6 +170,17 @@ class CompressConfig:
     """Likeness above which temporal methods throw a token away instead: the number left follows the picture."""
     scope: Literal["video", "frame"] = "video"
     """Whether prune-ratio is of all comparable tokens, so that still stretches lose more, or of each frame's own."""
+    policy: str = ""
+    """Folder written by `reelsift train policy`, for compressor `policy`; empty = `stream-ttm`'s threshold rule."""
+
+    def __post_init__(self) -> None:
+        """Refuse a policy that nobody would ask."""
+        if self.policy and self.compressor != "policy" and ":" not in self.compressor:
+            msg = (
+                f"--compress.policy {self.policy!r} has no effect on compressor {self.compressor!r}; set"
+                " --compress.compressor policy, or leave it out"
+            )
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

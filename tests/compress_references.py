@@ -281,6 +281,12 @@ def merge_once(now: list, caps: list[int], target: int) -> list:
     return [found[source] for source in sorted(found)]
 
 
+def untrained_policy(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+    if settings.threshold is None and settings.prune_ratio > 0:
+        settings = replace(settings, threshold=0.9)
+    return stream_ttm(tokens, plan, settings)
+
+
 REFERENCES = {
     "none": none,
     "uniform": uniform,
@@ -288,6 +294,7 @@ REFERENCES = {
     "dtd": dtd,
     "dtd-pixels": dtd_pixels,
     "evs": evs,
+    "policy": untrained_policy,
     "savemem": savemem,
     "stream-ttm": stream_ttm,
     "tome": tome,

@@ -1,6 +1,6 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
-from pipeline.compress import dtd, dtd_pixels, dycoke, none, savemem, stream_ttm, tome, uniform
+from pipeline.compress import dtd, dtd_pixels, dycoke, none, policy, savemem, stream_ttm, tome, uniform
 from pipeline.methods import Method, Need
 from pipeline.tokens import CompressFn
 
@@ -11,6 +11,7 @@ TOKEN_COMPRESSORS: dict[str, CompressFn] = {
     "dtd": dtd.drop_like_before,
     "dtd-pixels": dtd_pixels.drop_unchanged,
     "evs": dtd.sample_video,
+    "policy": policy.keep_by_policy,
     "savemem": savemem.drop_by_frame,
     "stream-ttm": stream_ttm.prune_stream,
     "tome": tome.merge_segments,
@@ -23,6 +24,7 @@ METHODS: dict[str, Method] = {
     "dtd": dtd.METHOD,
     "dtd-pixels": dtd_pixels.METHOD,
     "evs": dtd.EVS,
+    "policy": policy.METHOD,
     "savemem": savemem.METHOD,
     "stream-ttm": stream_ttm.METHOD,
     "tome": tome.METHOD,
