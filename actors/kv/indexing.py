@@ -106,7 +106,7 @@ def answer_from(llm: VideoLlm, folder: Path, question: str, settings: KvSettings
     if room > _context(llm):
         msg = (
             f"{cache.settings.retrieve_frames} frames, the question and its answer take {room} positions, more than the"
-            f" model's {_context(llm)}; lower kv.retrieve_frames"
+            f" model's {_context(llm)}; lower retrieve_frames"
         )
         raise AnswerError(msg)
     return llm.decode(say(cache, llm.language, tail, llm.config.max_new_tokens).ids)
@@ -120,9 +120,9 @@ def _check_context(llm: VideoLlm, settings: KvSettings) -> None:
     group = settings.group_frames * llm.parts.tokens_per_frame
     if settings.window_tokens + group > _context(llm):
         msg = (
-            f"kv.window_tokens {settings.window_tokens} and {settings.group_frames} frames of"
+            f"window_tokens {settings.window_tokens} and {settings.group_frames} frames of"
             f" {llm.parts.tokens_per_frame} tokens do not fit into the model's context of {_context(llm)}; lower"
-            " kv.window_tokens or kv.group_frames"
+            " window_tokens or group_frames"
         )
         raise ConfigError(msg)
 
