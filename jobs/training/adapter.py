@@ -3,7 +3,9 @@
 The vision tower, the embeddings and the output layer stay as they are.
 """
 
+import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import warnings
@@ -18,6 +20,7 @@ from jobs.training.settings import JointConfig, RoutersConfig
 from pipeline.errors import ConfigError
 
 ADAPTER_FOLDER, MODEL_FOLDER = "adapter", "model"
+ORIGIN_FILE = "origin.json"
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -112,10 +115,21 @@ def write_model(config: RoutersConfig, trained: dict[str, torch.Tensor], out: st
     adapted.save_pretrained(fresh[0], save_embedding_layers=False)
     adapted.merge_and_unload().save_pretrained(fresh[1])
     _copy_small_files(parts.files.folder, fresh[1])
+    _write_origin(f"{parts.files.name}@{parts.files.revision}", *fresh)
     for folder, place in zip(fresh, places, strict=True):
         shutil.rmtree(place, ignore_errors=True)
         folder.replace(place)
     return str(places[1])
+
+
+def _write_origin(base: str, adapter: Path, model: Path) -> None:
+    """Write down beside a model what made it, which tells it from others of the same base.
+
+    A model's revision is that of its small files and of either end of each file of weights, where nothing was trained.
+    """
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        added = hashlib.file_digest(file, "sha256").hexdigest()
+    (model / ORIGIN_FILE).write_text(json.dumps({"base": base, "added_sha256": added}, indent=2) + "\n")
 
 
 def _copy_small_files(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from actors.models import Ask, Request, WindowView, video_llm
 from actors.models.heads import Heads, ImageHead, SemanticHead
+from actors.models.loading import fetch
 from actors.models.prompting import read_parts
 from actors.models.shadow import Shadow
 from jobs.training import adapter, joint_stage
@@ -139,6 +140,19 @@ def test_the_model_that_is_written_answers_like_the_one_trained(kind, tmp_path):
         assert (one - base).abs().max() > 0.1
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter", "model"]
+
+
+def test_models_of_one_base_are_told_apart(folder, tmp_path):
+    joint = begun(folder)
+    revisions = [fetch(str(folder), "", weights=True).revision]
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        added = joint_stage._part(joint.state_dict(), "added")
+        trained = {name: torch.randn_like(weight) for name, weight in added.items()}
+        out = adapter.write_model(settings(folder), trained, str(tmp_path))
+        revisions.append(fetch(out, "", weights=True).revision)
+    assert len(set(revisions)) == 3
+    assert revisions[1] == revisions[3]
 
 
 def logits(joint):
