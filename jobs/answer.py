@@ -170,13 +170,16 @@ class Resolved:
     answerer: Any
     answerer_facts: Any
     aggregate: Any
+    policy: str = ""
+    """What weights the compressor has; empty = none."""
 
     @property
     def models(self) -> dict[str, str]:
-        """What scores, answers and, where it takes a model, routes; with its revision."""
+        """What scores, answers and, where they take weights, routes and compresses; with its revision."""
         answerer, router = self.answerer_facts, self.router_facts
         found = {"scorer": self.scorer_facts.name, "answerer": f"{answerer.name}@{answerer.revision}"}
-        return found | ({"router": router.name} if router.needs_model else {})
+        found |= {"router": router.name} if router.needs_model else {}
+        return found | ({"policy": self.policy} if self.policy else {})
 
 
 def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
@@ -188,6 +191,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     """
     from actors.models.tables import describe_router, describe_scorer, find_answerer
     from pipeline.compress import TOKEN_COMPRESSORS
+    from pipeline.compress.policy import describe_policy
     from pipeline.decode import DECODERS
     from pipeline.plugins import find
     from pipeline.reduce import AGGREGATORS
@@ -213,6 +217,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
         answerer=answerer,
         answerer_facts=facts,
         aggregate=find(AGGREGATORS, config.aggregator, "AGGREGATORS"),
+        policy=describe_policy(config.compress.policy) if config.compress.policy else "",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
 
-OF_MODELS = (("answer", "model"), ("score", "model"), ("plan", "heads"))
+OF_MODELS = (("answer", "model"), ("score", "model"), ("plan", "heads"), ("compress", "policy"))
 """Settings that name a folder of weights, or a model by what it is called on every machine."""
 
 

@@ -1,4 +1,4 @@
-"""Training what routes: `reelsift train label ...` and `reelsift train routers ...`; see docs/training.md.
+"""Training what routes and what is kept: `reelsift train label | routers | policy ...`; see docs/training.md.
 
 The last stdout line is one JSON document.
 """
@@ -14,7 +14,7 @@ import tyro
 
 from jobs.command_line import parse
 from jobs.places import absolute, absolute_models
-from jobs.training.settings import LabelConfig, RoutersConfig
+from jobs.training.settings import LabelConfig, PolicyConfig, RoutersConfig
 from pipeline.errors import ConfigError
 
 
@@ -54,6 +54,24 @@ class RoutersArguments:
     job: Annotated[RoutersConfig, tyro.conf.arg(name="")] = field(default_factory=RoutersConfig)
 
 
+@dataclass(frozen=True)
+class PolicyArguments:
+    """Train the network that says how much of each frame to keep, from what a model needs to answer.
+
+    LABELS is a folder written by `reelsift train label`. OUT gets policy.json and policy.safetensors, for
+    --compress.policy of `reelsift answer` with --compress.compressor policy. The same command goes on where it was
+    interrupted.
+    """
+
+    labels: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="LABELS")]]
+    """Where the labels lie."""
+    out: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUT")]]
+    """Where the policy goes."""
+    videos: str = ""
+    """Where the videos lie now; empty = where they lay when they were labelled."""
+    job: Annotated[PolicyConfig, tyro.conf.arg(name="")] = field(default_factory=PolicyConfig)
+
+
 def _label(argv: list[str]) -> int:
     """Run `reelsift train label`; see `jobs.training.label`."""
     from jobs.training.label import label
@@ -71,7 +89,16 @@ def _routers(argv: list[str]) -> int:
     return _print(train_routers(absolute(args.labels), absolute(args.out), absolute_models(args.job), videos))
 
 
-STEPS: dict[str, Callable[[list[str]], int]] = {"label": _label, "routers": _routers}
+def _policy(argv: list[str]) -> int:
+    """Run `reelsift train policy`; see `jobs.training.policy`."""
+    from jobs.training.policy import train_policy
+
+    args = parse(PolicyArguments, argv, "reelsift train policy", PolicyArguments.__doc__)
+    videos = absolute(args.videos) if args.videos else ""
+    return _print(train_policy(absolute(args.labels), absolute(args.out), absolute_models(args.job), videos))
+
+
+STEPS: dict[str, Callable[[list[str]], int]] = {"label": _label, "routers": _routers, "policy": _policy}
 
 
 def main(argv: list[str]) -> int:

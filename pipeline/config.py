@@ -276,9 +276,9 @@ def fingerprint(config: JobConfig) -> str:
         values.pop(key)
     for stage in ("score", "answer"):
         values[stage].pop("pool")
-    values["plan"].pop(
-        "heads"
-    )  # what is in the folder counts, not its path: a digest is in the models' names
+    # what is in these folders counts, not their paths: a digest is in the models' names
+    values["plan"].pop("heads")
+    values["compress"].pop("policy")
     for limit in ("memory_mb", "timeout_s"):
         values["decode"].pop(limit)
     for limit in ("memory_gb", "windows_per_call"):

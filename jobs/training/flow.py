@@ -20,7 +20,7 @@ from jobs.failures import unwrapped
 from jobs.flow import DECODING, LIGHT, actors, on_rows
 from jobs.training.labeller import Labeller
 from jobs.training.loop import read_checkpoint
-from jobs.training.settings import RoutersConfig
+from jobs.training.settings import PolicyConfig, RoutersConfig
 from jobs.training.states import StateReader, read_states
 from jobs.training.tables import LOOKED
 from pipeline import rows
@@ -110,7 +110,7 @@ def fit(
     datasets: dict[str, Dataset],
     name: str,
     out: str,
-    config: RoutersConfig,
+    config: RoutersConfig | PolicyConfig,
 ) -> dict[str, Any]:
     """Train with some workers, from the newest checkpoint on; return what the last one holds.
 
@@ -193,7 +193,7 @@ def _drop_torn_list(place: Path) -> None:
         path.unlink()
 
 
-def _scaling(config: RoutersConfig) -> ray.train.ScalingConfig:
+def _scaling(config: RoutersConfig | PolicyConfig) -> ray.train.ScalingConfig:
     """Return the workers, a GPU each where the cluster has so many and they are wanted."""
     has_gpus = ray.cluster_resources().get("GPU", 0.0) >= config.num_workers
     on_gpu = has_gpus if config.answer.pool.device == "auto" else config.answer.pool.device == "cuda"

@@ -9,7 +9,7 @@ low-rank ones are added to them.
 Shape letters: L tokens, N frames, D hidden size, P positions' axes, R kept tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +17,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from actors.models.decoding import Question
 from actors.models.heads import FRAGMENT, GLOBAL, ImageHead, SemanticHead
-from actors.models.prompting import label_ids, write_prompt
 from actors.models.shadow import SEQUENCES_PER_CALL, Shadow
-from actors.models.token_tree import TRUNK, Segment
+from actors.models.token_tree import Segment
 from actors.models.video_llm import FrameFeatures, VideoLlm
 from jobs.training.adapter import adapt, added_weights
 from jobs.training.lessons import Lesson, lessons_of
 from jobs.training.measures import head_loss
 from jobs.training.settings import RoutersConfig
+from jobs.training.written import write_lesson
 from pipeline import rows
 from pipeline.errors import AnswerError
 from pipeline.rows import Row
@@ -99,7 +98,7 @@ class Joint(nn.Module):
     def read(self, group: Row) -> Read:
         """Return answers' losses and heads' logits; lessons that cannot be shown are left out."""
         with torch.no_grad():
-            features = _unlocked(self.llm.encode(rows.unpack(group["pixels"])))
+            features = unlocked(self.llm.encode(rows.unpack(group["pixels"])))
         place = {time_s: index for index, time_s in enumerate(group["pts_s"])}
         found = Read()
         for lesson in lessons_of(group):
@@ -130,29 +129,12 @@ class Joint(nn.Module):
         Raises:
             AnswerError: the budget buys no frame, or the prompt does not fit into the model's context.
         """
-        llm, language, parts = self.llm, self.llm.language, self.llm.parts
-        plan = lesson.plan(self.config, parts.tokens_per_frame, self.seed)
+        plan = lesson.plan(self.config, self.llm.parts.tokens_per_frame, self.seed)
         shown = [(frame, tokens) for frame, tokens in enumerate(plan.tokens_N) if tokens]
-        clip = llm.reduce(features, [index[frame] for frame, _ in shown], shown)
-        prompt = write_prompt(parts, [lesson.frame_pts_s[frame] for frame in clip.rows], lesson.query)
-        head = llm.assemble(prompt.head, clip)
-        target = [*label_ids(parts.tokenizer, prompt.text, lesson.target), *self._end()]
-        if reason := llm.lacks_room(len(head.embeds_LD), Question(prompt.tail, (tuple(target),))):
-            raise AnswerError(reason)
-        behind_L = torch.tensor([*prompt.tail, *target[:-1]], device=language.device)
-        embeds_LD = torch.cat([head.embeds_LD, language.embed(behind_L)])
-        positions_PL = torch.cat([head.positions_PL, language.span(head.next_position, len(behind_L))], dim=1)
-        keep_R = torch.arange(len(embeds_LD) - len(target), len(embeds_LD), device=language.device)
-        trunk_L = torch.full((len(embeds_LD),), TRUNK, device=language.device)
-        extra = _with_text(head.extra, len(behind_L))
-        segment = Segment(language.tree(0), trunk_L, embeds_LD, positions_PL, keep_R, extra)
-        [hidden_RD] = run(language.decoder, [segment])
-        return language.head(hidden_RD).float(), torch.tensor(target, device=language.device)
-
-    def _end(self) -> list[int]:
-        """Return the token that ends an answer, if the model has one."""
-        ends, own = self.llm.language.ends, self.llm.parts.tokenizer.eos_token_id
-        return [own] if own in ends else sorted(ends)[:1]
+        clip = self.llm.reduce(features, [index[frame] for frame, _ in shown], shown)
+        written = write_lesson(self.llm, lesson, clip)
+        [hidden_RD] = run(self.llm.language.decoder, [written.segment])
+        return self.llm.language.head(hidden_RD).float(), written.target
 
     def _question_state(self, text: str) -> torch.Tensor:
         """Return [1, D]; as Shadow.question_states, with gradients."""
@@ -170,12 +152,13 @@ class Joint(nn.Module):
         return torch.stack(found)
 
 
-def run(decoder: Any, segments: Sequence[Segment]) -> list[torch.Tensor]:
+def run(decoder: Any, segments: Sequence[Segment], bias_L: torch.Tensor | None = None) -> list[torch.Tensor]:
     """Return the hidden states [R, D] of each of some sequences, packed into one pass that keeps gradients.
 
     Args:
         decoder: with an attention that takes a mask.
         segments: trunks of their own trees, to which nothing is written; the first holds the extra inputs of all.
+        bias_L: of one sequence, what is added to the logits of attention to each of its tokens.
     """
     lengths = [len(segment.embeds_LD) for segment in segments]
     embeds_LD = torch.cat([segment.embeds_LD for segment in segments])
@@ -183,7 +166,7 @@ def run(decoder: Any, segments: Sequence[Segment]) -> list[torch.Tensor]:
     hidden_LD = decoder(
         inputs_embeds=embeds_LD[None],
         position_ids=positions_PL[:, None] if len(positions_PL) > 1 else positions_PL,
-        attention_mask=_mask(lengths, embeds_LD.device),
+        attention_mask=_mask(lengths, embeds_LD.device) if bias_L is None else _biased(bias_L),
         use_cache=False,
         **segments[0].extra,
     ).last_hidden_state[0]
@@ -201,17 +184,13 @@ def _mask(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
     ]
 
 
-def _with_text(extra: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """Return more inputs of the decoder for a clip with some text behind it: in a mask, that is nothing to see."""
-    return {
-        name: functional.pad(value, (0, length))
-        if torch.is_tensor(value) and value.dtype == torch.bool
-        else value
-        for name, value in extra.items()
-    }
+def _biased(bias_L: torch.Tensor) -> torch.Tensor:
+    """Return a causal mask of logits [1, 1, L, L] that also favours some tokens over others."""
+    ahead_LL = torch.ones(len(bias_L), len(bias_L), device=bias_L.device).triu(1).bool()
+    return bias_L.expand(len(bias_L), -1).masked_fill(ahead_LL, torch.finfo(bias_L.dtype).min)[None, None]
 
 
-def _unlocked(features: FrameFeatures) -> FrameFeatures:
+def unlocked(features: FrameFeatures) -> FrameFeatures:
     """Return features that gradients may pass by: those of an encoding are marked as not to be."""
     values, separators, *layers = (
         tensor.clone() for tensor in (features.values_NKD, features.separators_NKD, *features.layers_NKD)

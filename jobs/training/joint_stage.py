@@ -4,7 +4,6 @@ The heads go on from where stages 1 and 2 left them. These stay in `_before_join
 """
 
 import logging
-import random
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,11 @@ from actors.models.heads import Heads, load_heads, save_heads
 from jobs.training import parts
 from jobs.training.adapter import write_model
 from jobs.training.joint import DEV_SEED, Joint
-from jobs.training.lessons import lessons_of, read_lessons
+from jobs.training.lessons import lessons_of, read_batches
 from jobs.training.look import look_again
 from jobs.training.loop import run_epochs, train_epoch
 from jobs.training.measures import measure
 from jobs.training.settings import RoutersConfig, fingerprint
-from jobs.training.states import DEV, TRAIN
 from pipeline import rows
 from pipeline.config import CompressConfig, WindowConfig
 from pipeline.errors import ConfigError, ModelError
@@ -30,8 +28,6 @@ from pipeline.isolation import Reader
 from pipeline.rows import Row
 
 BEFORE_FOLDER = "_before_joint"
-MAX_DEV_BATCHES = 256
-"""Most batches that one worker measures behind every epoch, while the others wait."""
 NOT_OF_JOINT = ("stages", "epochs", "image", "semantic")
 
 logger = logging.getLogger(__name__)
@@ -61,7 +57,7 @@ def train_jointly(
         raise ConfigError(msg + " --stages 1,2,3")
     before = str(Path(out) / BEFORE_FOLDER)
     save_heads(before, heads)
-    groups = _groups(labels, config)
+    groups = read_batches(labels, config.joint.batch_rows, config, "--joint.batch-rows")
     epochs = config.epochs or config.joint.epochs
     spec = {"epochs": epochs, "config": config, "heads": before, "hidden_size": heads.hidden_size}
     name = parts.name_of(
@@ -78,30 +74,6 @@ def train_jointly(
         {split: sum(1 for one in mine for _ in lessons_of(one)) for split, mine in groups.items()},
     )
     heads.model = _name_of(folder)
-
-
-def _groups(labels: str, config: RoutersConfig) -> dict[str, list[Row]]:
-    """Return the batches to train on and those held back, mixed.
-
-    Raises:
-        ConfigError: fewer to train on than workers.
-    """
-    found = read_lessons(labels, config.joint.batch_rows, config.dev_share)
-    groups = {
-        split: random.Random(config.seed).sample(found.get(split, []), len(found.get(split, [])))
-        for split in (TRAIN, DEV)
-    }
-    groups[DEV] = groups[DEV][:MAX_DEV_BATCHES]
-    if len(groups[TRAIN]) < config.num_workers:
-        msg = (
-            f"found {len(groups[TRAIN])} batches of up to {config.joint.batch_rows} questions about one video to train"
-            f" heads and model on, expected at least one for each of {config.num_workers} workers; label more"
-            " questions, or lower --joint.batch-rows, --num-workers or --dev-share"
-        )
-        raise ConfigError(msg)
-    if not groups[DEV]:
-        logger.warning("no row is held back from heads and model: they are neither measured nor calibrated")
-    return groups
 
 
 def _take(heads: Heads, state: dict[str, Any], counts: dict[str, int]) -> None:
@@ -162,7 +134,7 @@ def train_joint(values: dict[str, Any]) -> None:
 
     def learn(epoch: int, seed: int) -> float:
         joint.seed = f"{seed} {epoch}"
-        return train_epoch(model, optimizer, _batches(train), config.joint.accumulate, model)
+        return train_epoch(model, optimizer, rows_of(train), config.joint.accumulate, model)
 
     def check() -> dict[str, Any]:
         joint.seed = DEV_SEED
@@ -170,14 +142,14 @@ def train_joint(values: dict[str, Any]) -> None:
             dev = ray.train.get_dataset_shard("dev")
         except KeyError:
             return {}
-        return measure_joint(joint, _batches(dev))
+        return measure_joint(joint, rows_of(dev))
 
     run_epochs(values["epochs"], config.seed, joint, optimizer, learn, check)
 
 
-def _batches(shard: Any) -> Iterator[Row]:
+def rows_of(shard: Any) -> Iterator[Row]:
     """Yield a shard's rows, each of them a batch."""
-    for table in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
+    for table in shard.iterrows_of(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
         yield from rows.to_rows(table)
 
 

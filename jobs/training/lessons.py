@@ -5,6 +5,7 @@ budget that is drawn anew in every epoch: so the model meets the mixed resolutio
 """
 
 import json
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,8 @@ from itertools import groupby
 from typing import Any
 
 from jobs.training import parts
-from jobs.training.settings import JointConfig
-from jobs.training.states import split_of
+from jobs.training.settings import JointConfig, PolicyConfig, RoutersConfig
+from jobs.training.states import DEV, TRAIN, split_of
 from pipeline import store
 from pipeline.budget import Plan, RouteName, plan_tokens
 from pipeline.errors import ConfigError
@@ -22,11 +23,15 @@ from pipeline.rows import Row
 
 SMALLEST_SHARE_LOG2 = 3.0
 """Budgets go down to 2 to the minus this, an eighth, of what all frames cost."""
+MAX_DEV_BATCHES = 256
+"""Most batches that one worker measures behind every epoch, while the others wait."""
 QTR_COLUMNS = ("id", "policy", "error_type")
 FLR_COLUMNS = (
     "id", "video", "split", "question", "kind", "choices", "answer", "frame_pts_s", "relevant", "necessity",
     "error_type",
 )  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,38 @@ def read_lessons(labels: str, batch_rows: int, dev_share: float) -> dict[str, li
         )
         raise ConfigError(msg)
     return found
+
+
+def read_batches(
+    labels: str, batch_rows: int, config: RoutersConfig | PolicyConfig, option: str
+) -> dict[str, list[Row]]:
+    """Return the batches of lessons to train on and those held back, mixed; see `read_lessons`.
+
+    Args:
+        labels: folder written by `label`.
+        batch_rows: most questions of a batch.
+        config: workers, seed, share that is held back.
+        option: what `batch_rows` is called on the command line.
+
+    Raises:
+        ConfigError: no labels there, or fewer batches to train on than workers.
+    """
+    found = read_lessons(labels, batch_rows, config.dev_share)
+    groups = {
+        split: random.Random(config.seed).sample(found.get(split, []), len(found.get(split, [])))
+        for split in (TRAIN, DEV)
+    }
+    groups[DEV] = groups[DEV][:MAX_DEV_BATCHES]
+    if len(groups[TRAIN]) < config.num_workers:
+        msg = (
+            f"found {len(groups[TRAIN])} batches of up to {batch_rows} questions about one video to train on, expected"
+            f" at least one for each of {config.num_workers} workers; label more questions, or lower {option},"
+            " --num-workers or --dev-share"
+        )
+        raise ConfigError(msg)
+    if not groups[DEV]:
+        logger.warning("no row is held back: what is trained is neither measured nor calibrated")
+    return groups
 
 
 def _lesson(row: Row, policy: RouteName) -> Lesson:

@@ -68,7 +68,7 @@ def train_routers(labels: str, out: str, config: RoutersConfig, videos: str = ""
     hidden_size = int(model.config.get_text_config().hidden_size)
     heads = _begun(out, config, hidden_size, f"{model.files.name}@{model.files.revision}")
     folder = store.join(out, "_states", parts.name_of(fingerprint(config, without=OF_STAGES), heads.model))
-    place = videos or _videos_of(labels)
+    place = videos or videos_of(labels)
     with cluster.connected():
         _compute_states(place, [group for mine in groups.values() for group in mine], folder, config)
         for stage in stages:
@@ -149,7 +149,7 @@ def _group(labelled: Sequence[Row]) -> Row:
     }  # fmt: skip
 
 
-def _videos_of(labels: str) -> str:
+def videos_of(labels: str) -> str:
     """Return where the videos lay when they were labelled.
 
     Raises:

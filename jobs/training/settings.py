@@ -121,6 +121,34 @@ class RoutersConfig:
             raise ConfigError(msg)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class PolicyConfig:
+    """How the network that says what to keep of each frame is trained; the model that answers stays as it is."""
+
+    answer: AnswerConfig = AnswerConfig()
+    decode: DecodeConfig = DecodeConfig()
+    price: Positive = 0.5
+    """What all tokens of all frames cost, in the unit of the answers' loss (nats a token): more keeps less."""
+    epochs: Count = 3
+    """Times all questions are seen."""
+    learning_rate: Positive = 1e-2
+    """Of AdamW, constant."""
+    batch_rows: Count = 4
+    """Most questions one worker takes at once; they are about one video, whose frames are encoded once."""
+    accumulate: Count = 4
+    """Batches whose gradients are added up for one step."""
+    num_workers: Count = 2
+    """Workers that train side by side."""
+    worker_cpus: Positive = 0.4
+    """CPUs reserved per worker where no GPU is used (a reservation, not a limit)."""
+    dev_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the videos that is held back where rows name no split."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of first weights and order of rows."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Times the training goes on from its newest checkpoint after a worker died."""
+
+
 def fingerprint(config: Any, *, without: tuple[str, ...] = ()) -> str:
     """Return 12 hex digits over the settings that change results: no pools, no limits of time and memory.
 

@@ -6,6 +6,7 @@ much there is to see. So it is a few hundred weights, works with any model's tok
 Shape letters: N tokens of one frame, D hidden size, T frames, P planned frames, L frames before, F features.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -139,6 +140,27 @@ class KeepPolicy(nn.Module):
             msg = f"the policy in {str(folder)!r} is for another version of this program: {error}; train it again"
             raise ModelError(msg) from error
         return policy.eval().requires_grad_(requires_grad=False)
+
+
+def describe_policy(folder: str | Path) -> str:
+    """Return what a folder's policy is told from others by: 12 hex digits over its weights.
+
+    Raises:
+        ModelError: see `KeepPolicy.load`.
+    """
+    weights = KeepPolicy.load(folder).state_dict()
+    digest = hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights)))
+    return digest.hexdigest()[:12]
+
+
+def novelty(values_TND: torch.Tensor) -> torch.Tensor:
+    """Return how unlike the same place of the last 3 frames a token is, float64 [T, N]; inf in the first frame.
+
+    Raises:
+        AnswerError: tokens are not finite.
+    """
+    with torch.no_grad():
+        return _changes(values_TND, range(len(values_TND))).amin(0)
 
 
 def keep_mask(novelty_TN: torch.Tensor, keep_T: torch.Tensor) -> torch.Tensor:

@@ -105,6 +105,37 @@ def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     assert again.json["model"] == done.json["model"]
     _the_model_answers(reelsift, videos, heads, tmp_path)
 
+    policy = tmp_path / "policy"
+    price = ("--price", 20, "--learning-rate", 0.1, "--batch-rows", 2, "--accumulate", 1, "--epochs", 2)
+    done = reelsift("train", "policy", labels, policy, *named, *price, timeout=LONG_S)
+    assert done.code == 0, done.err
+    first, last = json.loads((policy / "policy.json").read_text())["history"]
+    assert last["dev_retention"] < first["dev_retention"] < 1
+    assert done.json["dev_answers"] == last["dev_answers"] > 0
+    _the_policy_compresses(reelsift, videos, policy, named, tmp_path)
+
+
+def _the_policy_compresses(reelsift, videos, policy, named, tmp_path):
+    questions = tmp_path / "asked.jsonl"
+    questions.write_text(json.dumps({"query_id": "fire", "kind": "flag", "text": "Is there a fire?"}) + "\n")
+    used = []
+    for given in ("none", policy):
+        compress = (
+            "--compress.compressor",
+            "policy",
+            "--compress.policy",
+            given,
+            "--compress.prune-ratio",
+            1,
+        )
+        wanted = compress if given != "none" else ("--compress.compressor", "uniform")
+        out = tmp_path / f"kept-{len(used)}"
+        scales = ("--plan.scale-global", 1, "--plan.router", "rules")
+        done = reelsift("answer", videos, questions, out, *named, *wanted, *scales, timeout=LONG_S)
+        assert done.code == 0, done.err
+        used.append(done.json["tokens_used"])
+    assert 0 < used[1] < used[0]
+
 
 def _labels_say_what_was_asked(counts, labels, num_questions):
     assert (counts["questions"], counts["failed"]) == (num_questions, 2)

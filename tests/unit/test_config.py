@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.config import (
     AnswerConfig,
+    CompressConfig,
     JobConfig,
     PlanConfig,
     PoolConfig,
@@ -39,6 +40,8 @@ def test_fingerprint_follows_results_and_nothing_else():
     )
     assert fingerprint(pools) == fingerprint(base)
     assert fingerprint(JobConfig(plan=PlanConfig(heads="moved/heads"))) == fingerprint(base)
+    here, moved = (CompressConfig(compressor="policy", policy=folder) for folder in ("here", "moved"))
+    assert fingerprint(JobConfig(compress=here)) == fingerprint(JobConfig(compress=moved))
     assert fingerprint(JobConfig(window=WindowConfig(sample_fps=2))) != fingerprint(base)
 
 
