@@ -64,6 +64,8 @@ class KvCache:
         self.rotary = Rotary(decoder)
         self.num_layers: int = decoder.config.num_hidden_layers
         self.layers = [Rows() for _ in range(self.num_layers)]
+        self.num_frames = 0
+        """Frames fed so far."""
         self.end = 0
         """Position of the first token behind the prompt so far."""
         self.stage: Stage = "prompt"
@@ -79,7 +81,9 @@ class KvCache:
 
     @torch.inference_mode()
     def feed(self, piece: Piece) -> torch.Tensor:
-        """Append a part of the prompt, and let the policy throw away what it does not keep.
+        """Append a part of the prompt, whole frames, and let the policy throw away what it does not keep.
+
+        Frames are counted on from the parts before, whatever numbers they have in this one.
 
         Returns:
             Final hidden states [L, D] of the part.
@@ -90,11 +94,13 @@ class KvCache:
         if self._behind is not None:
             msg = "a question is open; `forget` it before more of the prompt comes"
             raise ValueError(msg)
-        _check_finite(piece)
-        self.tokens = piece.tokens
-        hidden_LD = self._run("prompt", piece.embeds_LD, piece.tokens.lay_out(self.end), piece.extra)
-        self.end += piece.tokens.extent
-        self.settle(piece.tokens)
+        tokens, num_frames = piece.tokens.counted_from(self.num_frames)
+        _check_finite(piece.embeds_LD, tokens)
+        self.tokens = tokens
+        hidden_LD = self._run("prompt", piece.embeds_LD, tokens.lay_out(self.end), piece.extra)
+        self.end += tokens.extent
+        self.num_frames += num_frames
+        self.settle(tokens)
         return hidden_LD
 
     @torch.inference_mode()
@@ -183,10 +189,10 @@ class _Handed:
     values: torch.Tensor
 
 
-def _check_finite(piece: Piece) -> None:
-    bad_L = ~piece.embeds_LD.isfinite().all(-1)
+def _check_finite(embeds_LD: torch.Tensor, tokens: Tokens) -> None:
+    bad_L = ~embeds_LD.isfinite().all(-1)
     if bool(bad_L.any()):
-        frame = int(piece.tokens.frame_L[bad_L][0])
+        frame = int(tokens.frame_L[bad_L][0])
         where = "the prompt's text" if frame == TEXT else f"frame {frame}"
         msg = (
             f"{where}: {int(bad_L.sum())} tokens are not finite numbers; with float16 weights try --answer.dtype"

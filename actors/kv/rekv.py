@@ -50,6 +50,8 @@ class ReKv(ReindexedCache):
         """Rows in front of the first frame and the text that goes with it."""
         self._is_begun = False
         self._asked_at = 0
+        self._shown: dict[int, Tokens] = {}
+        """Tokens of the blocks that the open question is shown."""
         most = self.settings.device_frames
         self._blocks = [DeviceBlocks(self.archive, layer, most) for layer in range(self.num_layers)]
 
@@ -114,7 +116,7 @@ class ReKv(ReindexedCache):
 
     def open_question(self) -> int:
         """Return the position of the question's first token: behind as many frames as can be found for it."""
-        self.opened = [Rows() for _ in self.layers]
+        self.opened, self._shown = [Rows() for _ in self.layers], {}
         longest = sorted(self.archive.extents, reverse=True)[: self.settings.retrieve_frames]
         init = 0 if self.held is None else self.held.take(slice(0, self.num_init)).extent
         self._asked_at = init + sum(longest)
@@ -126,7 +128,7 @@ class ReKv(ReindexedCache):
             return super().attend(layer, new)
         rows = self.opened[layer]
         found = self._find(layer, new.query, new.keys.shape[1])
-        shown = [self.archive.tokens(block).to(new.keys.device) for block in found]
+        shown = [self._tokens_of(block) for block in found]
         parts = self._blocks[layer].load(found, new.keys)
         if self.num_init and self.held is not None:
             first = slice(0, self.num_init)
@@ -140,6 +142,12 @@ class ReKv(ReindexedCache):
             rows.append(self.rotary.put_on(keys, turns), values)
         rows.append(new.keys, new.values)
         return attend(new, rows.keys, rows.values)
+
+    def _tokens_of(self, block: int) -> Tokens:
+        """Return the tokens of a block; layers that find the same one read them once."""
+        if block not in self._shown:
+            self._shown[block] = self.archive.tokens(block).to(self.positions_PL.device)
+        return self._shown[block]
 
     def _find(self, layer: int, query: torch.Tensor, heads: int) -> list[int]:
         """Return the frames that a question's queries find in one layer, in the order of time."""

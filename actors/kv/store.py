@@ -128,7 +128,7 @@ class KvStore:
     @property
     def extents(self) -> Sequence[int]:
         """Positions that each block takes up."""
-        return [extent for group in self.manifest.groups for extent in group.extents]
+        return self._extents
 
     def add(self, blocks: Blocks) -> None:
         """Write the blocks of one more group; blocks that say least go when the folder outgrows its cap.
@@ -262,6 +262,7 @@ class KvStore:
 
     def _list_blocks(self) -> None:
         self._means = None
+        self._extents = [extent for group in self.manifest.groups for extent in group.extents]
         self._places = [(group, part) for group in self.manifest.groups for part in parts_of(group.lengths)]
 
     def _write(

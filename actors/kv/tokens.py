@@ -8,7 +8,7 @@ Shape letters: L or K tokens, P position axes, R kept tokens, U units.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import torch
@@ -53,6 +53,15 @@ class Tokens:
     def to(self, device: torch.device | str) -> "Tokens":
         """Return the same in the memory of a device."""
         return Tokens(*(getattr(self, one.name).to(device) for one in fields(self)))
+
+    def counted_from(self, number: int) -> tuple["Tokens", int]:
+        """Return the same with its first frame called `number`, and how many frames there are."""
+        frames = self.frame_L[self.is_visual_L]
+        if not len(frames):
+            return self, 0
+        first, last = int(frames[0]), int(frames[-1])
+        frame_L = torch.where(self.is_visual_L, self.frame_L - first + number, TEXT)
+        return replace(self, frame_L=frame_L), last - first + 1
 
     def lay_out(self, start: int = 0) -> torch.Tensor:
         """Return positions [P, L] of the units, one behind the other from `start` on."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from actors.kv import KV_POLICIES, METHODS
+from actors.kv.cache import Piece
 from actors.kv.prefill import say
 from actors.kv.rotary import Rotary
 from actors.kv.rows import ROOM, Rows
@@ -59,6 +60,21 @@ def test_pieces_in_any_groups_are_the_same_prompt(model):
     for group_frames in (1, 2, 3, 5, 100):
         found = logits(model, fill(model, prompt, "none", group_frames=group_frames), QUESTION)
         assert (found - expected).abs().max() < 1e-4
+
+
+def test_parts_that_count_their_frames_anew_are_one_stream(model, policy):
+    small = {"group_frames": 2, "vision_s": 2.0, "window_tokens": 10, "retrieve_frames": 2, "long_tokens": 8,
+             "recent_frames": 1, "prune_layer": 1}  # fmt: skip
+    prompt = make_prompt(model, 6)
+    cache = KV_POLICIES[policy](model.get_decoder(), KvSettings(**small))
+    whole = of_prompt(prompt.positions_PL, prompt.visual_L, None, prompt.next_position)
+    for part in split(whole, 2):
+        visual_L, positions_PL = prompt.visual_L[part], prompt.positions_PL[:, part]
+        seconds = sorted({second for second in whole.time_s_L[part].tolist() if second == second})
+        behind = whole.take(part).extent + int(positions_PL[0, 0])
+        cache.feed(Piece(prompt.embeds_LD[part], of_prompt(positions_PL, visual_L, seconds, behind)))
+    expected = logits(model, fill(model, prompt, policy, **small), QUESTION)
+    assert torch.equal(logits(model, cache, QUESTION), expected)
 
 
 def test_text_alone_and_nothing_at_all(model, policy):

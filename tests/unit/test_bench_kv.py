@@ -1,0 +1,44 @@
+"""The bench of cache policies: what it says of made-up rows, and one small run."""
+
+import json
+
+import pytest
+
+from jobs import bench_kv
+from jobs.bench_kv import Row, figures
+from pipeline.errors import ConfigError
+
+
+def rows(policy, *held):
+    return [
+        Row(policy, frames, peak, 0.0, 0.0, 1.0, 0.1) for frames, peak in zip((10, 100), held, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "held", "holds"),
+    [("streaming-vlm", (5.0, 5.1), True), ("streaming-vlm", (5.0, 6.0), False), ("rekv", (5.0, 6.0), False),
+     ("quick-prefill", (0.6, 6.0), True), ("quick-prefill", (1.0, 10.0), False), ("none", (1.0, 10.0), True)],
+)  # fmt: skip
+def test_memory_grows_as_a_policy_claims(policy, held, holds):
+    found = figures(
+        [*rows("none", 1.0, 10.0), *rows(policy, *held)] if policy != "none" else rows("none", *held), 0.8
+    )
+    assert found[policy]["holds"] == holds
+
+
+def test_one_small_run(tmp_path, capsys):
+    arguments = ["--frames", "80", "--frames", "160", "--policies", "streaming-vlm", "--policies", "rekv"]
+    assert bench_kv.main([*arguments, "--report", str(tmp_path / "report.md")]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (document["bench"], document["pass"]) == ("kv", True)
+    assert [(row["policy"], row["frames"]) for row in document["rows"]] == [
+        ("streaming-vlm", 80), ("streaming-vlm", 160), ("rekv", 80), ("rekv", 160),
+    ]  # fmt: skip
+    assert all(row["peak_mb"] > 0 and row["ttft_s"] > 0 for row in document["rows"])
+    assert "as claimed" in (tmp_path / "report.md").read_text()
+
+
+def test_one_length_says_nothing_of_growth():
+    with pytest.raises(ConfigError, match="two different lengths"):
+        bench_kv.main(["--frames", "64"])
