@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, JobError
 
 COMMANDS = {
     "answer": "answer questions over an archive of videos",
+    "index": "read one long video into a folder of keys and values, answer questions from it",
     "show": "look at results: a summary, or SQL over the Parquet",
     "submit": "run one of these commands as a job of a Ray cluster",
     "train": "label questions with known answers, train what routes",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from actors.kv import KV_POLICIES, METHODS
 from actors.kv.cache import Piece
@@ -166,3 +167,38 @@ def test_rows_keep_what_they_are_told():
     rows.cut(1)
     assert rows.keys.flatten().tolist() == [0]
     assert rows.num_bytes == 2 * (6 + ROOM) * 4
+
+
+def stretched(kind, factor=4.0):
+    """Return a decoder whose keys are turned, and made larger, for prompts longer than it was trained with."""
+    settings = {
+        "rope_type": kind,
+        "rope_theta": 1e4,
+        "factor": factor,
+        "original_max_position_embeddings": 64,
+    }
+    config = transformers.Qwen2Config(
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, rope_parameters=settings, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.Qwen2ForCausalLM(config).eval().requires_grad_(False)
+
+
+def test_keys_that_are_made_larger_are_made_smaller_again():
+    model = stretched("yarn")
+    rotary, prompt = Rotary(model.get_decoder()), make_prompt(model, 6)
+    assert rotary.scale > 1.1
+    keys = torch.randn(1, 2, len(prompt.visual_L), 8)
+    turns = rotary.turns(prompt.positions_PL)
+    assert (rotary.take_off(rotary.put_on(keys, turns), turns) - keys).abs().max() < 1e-5
+    found = logits(model, fill(model, prompt, "streaming-vlm", **ALL), QUESTION)
+    assert (found - library_logits(model, prompt, QUESTION)).abs().max() < 1e-4
+
+
+def test_angles_that_move_with_the_length_are_refused_where_they_do():
+    rotary = Rotary(stretched("dynamic").get_decoder())
+    rotary.turns(torch.arange(64)[None])
+    with pytest.raises(AnswerError, match="beyond the 64"):
+        rotary.turns(torch.arange(65)[None])
