@@ -38,7 +38,10 @@ def test_an_unknown_command_names_the_nearest(
     assert run(monkeypatch, "anwser") == 2
     assert capsys.readouterr().err == "reelsift: no command 'anwser'; did you mean 'answer'?\n"
     assert run(monkeypatch, "zzz") == 2
-    assert capsys.readouterr().err == "reelsift: no command 'zzz'; known: answer, show, submit, train, world, bench\n"
+    assert (
+        capsys.readouterr().err
+        == "reelsift: no command 'zzz'; known: answer, index, show, submit, train, world, bench\n"
+    )
 
 
 def test_a_command_gets_its_arguments(
