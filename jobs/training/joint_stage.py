@@ -149,7 +149,7 @@ def train_joint(values: dict[str, Any]) -> None:
 
 def rows_of(shard: Any) -> Iterator[Row]:
     """Yield a shard's rows, each of them a batch."""
-    for table in shard.iterrows_of(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
+    for table in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
         yield from rows.to_rows(table)
 
 
