@@ -12,6 +12,7 @@ import torch
 
 from actors.models.batching import FRAMES_PER_CALL
 from actors.models.video_llm import FrameFeatures, VideoLlm
+from pipeline.compress import needs_of
 
 
 class SeenFrames:
@@ -19,6 +20,7 @@ class SeenFrames:
 
     def __init__(self, llm: VideoLlm) -> None:
         self._encode = llm.encode
+        self._keeps_pixels = "pixels" in needs_of(llm.compress)
         self._kept: dict[bytes, tuple[torch.Tensor, ...]] = {}
         llm.encode = self.encode
 
@@ -38,4 +40,5 @@ class SeenFrames:
             self._kept.update(zip(new, per_frame, strict=True))
         kept = zip(*(self._kept[digest] for digest in digests), strict=True)
         values_NKD, separators_NKD, *layers_NKD = (torch.stack(tensors) for tensors in kept)
-        return FrameFeatures(values_NKD, separators_NKD, tuple(layers_NKD))
+        pixels_NHWC = data_NHWC if self._keeps_pixels else None
+        return FrameFeatures(values_NKD, separators_NKD, tuple(layers_NKD), pixels_NHWC)

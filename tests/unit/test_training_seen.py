@@ -34,3 +34,19 @@ def test_each_frame_goes_through_the_vision_tower_once(kind, tmp_path):
     seen.forget()
     llm.encode(PIXELS[:2])
     assert sum(looked_at) == len(PIXELS) + 2
+
+
+def test_a_compressor_that_compares_pictures_is_given_those_of_frames_seen_before(tmp_path):
+    folder = build("qwen2_5_vl", tmp_path)
+    config = AnswerConfig(model=str(folder), frame_px=56, dtype="float32")
+    settings = CompressConfig(compressor="dtd-pixels", prune_ratio=0.5, scope="frame")
+    llm = video_llm.make(config, settings, "cpu")
+    rows, plan = [1, 0, 4], [(frame, llm.parts.tokens_per_frame) for frame in range(3)]
+    expected = llm.reduce(llm.encode(PIXELS[rows]), [0, 1, 2], plan)
+
+    SeenFrames(llm)
+    llm.encode(PIXELS)
+    found = llm.reduce(llm.encode(PIXELS[rows]), [0, 1, 2], plan)
+    assert found.tokens_T == expected.tokens_T
+    assert torch.equal(found.place_C, expected.place_C)
+    assert len(found.place_C) < 3 * llm.parts.tokens_per_frame
