@@ -87,10 +87,22 @@ def _inputs(args: Arguments) -> tuple[str, str, list[Any]]:
     """
     from pipeline.queries import load_queries, one_query
 
+    videos, file, out = read_paths(args)
+    if not file:
+        return videos, out, [one_query(text) for text in dict.fromkeys(args.query)]
+    return videos, out, load_queries(file)
+
+
+def read_paths(args: Arguments) -> tuple[str, str, str]:
+    """Return where the videos lie, the file of questions ("" where they are given as text), and the output folder.
+
+    Raises:
+        ConfigError: the number of paths does not fit.
+    """
     if args.query and len(args.paths) == 2:
-        return args.paths[0], args.paths[1], [one_query(text) for text in dict.fromkeys(args.query)]
+        return args.paths[0], "", args.paths[1]
     if not args.query and len(args.paths) == 3:
-        return args.paths[0], args.paths[2], load_queries(args.paths[1])
+        return args.paths[0], args.paths[1], args.paths[2]
     expected = "VIDEOS OUT beside --query" if args.query else "VIDEOS QUERIES OUT"
     msg = f"expected {expected}, found {len(args.paths)} paths: {' '.join(args.paths) or '(none)'}; see {PROG} --help"
     raise ConfigError(msg)

@@ -1,7 +1,7 @@
 """`reelsift submit -- answer VIDEOS QUERIES OUT ...`: run a command as a job of a Ray cluster, and follow it.
 
-The package and the command's own small files (questions, manifests) are sent along, so the cluster's image needs the
-dependencies only. Anything else a command names must be visible from all machines: a bucket, or a shared folder.
+The package and the questions of `answer` are sent along, so the cluster's image needs the dependencies only. Anything
+else a command names must be visible from all machines: a bucket, or a shared folder.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.places import absolute
+from jobs.places import OF_MODELS, absolute, absolute_models
 from pipeline.errors import ClusterError, ConfigError
 
 EPILOG = """\
@@ -31,12 +31,12 @@ RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. Interrupting this command le
 The exit code is the job's own: 0 done, 1 more rows failed than allowed, 2 wrong usage, 3 the run broke; 130 = stopped.
 """
 PACKAGES = ("actors", "jobs", "pipeline")
-SENT_SUFFIXES = (".jsonl", ".csv", ".yaml", ".yml", ".parquet", ".txt")
-"""Files of questions and manifests of videos; a single video is not sent."""
 MAX_SENT_BYTES = 64 * 2**20
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 STOPPED, BROKE = 130, 3
 POLL_S = 0.5
+AWAY_S = 60.0
+"""How long the dashboard may be out of reach."""
 STOP_S = 60.0
 """How long a job may take to end once it is told to."""
 
@@ -114,31 +114,57 @@ def read_variables(names: Sequence[str]) -> dict[str, str]:
 
 
 def pack(command: Sequence[str], folder: Path) -> list[str]:
-    """Copy the package and the command's small files into a folder; return the command with their places there.
+    """Copy the package and the command's questions into a folder; return the command as it is run there.
 
     Raises:
-        ConfigError: a file is too large to be sent.
+        ConfigError: the command is wrong, or its file of questions cannot be sent.
     """
     root = Path(__file__).resolve().parents[1]
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    sent: list[str] = []
-    for number, word in enumerate(command):
-        path = Path(word).expanduser()
-        if number and "://" not in word and path.is_file() and path.suffix in SENT_SUFFIXES:
-            if path.stat().st_size > MAX_SENT_BYTES:
-                msg = (
-                    f"{word}: {path.stat().st_size / 2**20:.0f} MiB, more than the {MAX_SENT_BYTES // 2**20} MiB that"
-                    " are sent along with a job; put it where the cluster can read it and name it by its URI"
-                )
-                raise ConfigError(msg)
-            place = Path("given") / str(number) / path.name
-            (folder / place).parent.mkdir(parents=True)
-            shutil.copyfile(path, folder / place)
-            sent.append(str(place))
-        else:
-            sent.append(absolute(word) if number and path.is_dir() else word)
-    return sent
+    return _placed_answer(list(command), folder) if command[0] == "answer" else list(command)
+
+
+def _placed_answer(command: list[str], folder: Path) -> list[str]:
+    """Return `answer ...` with places in full, and its questions where they were copied to."""
+    from jobs.answer import read_arguments, read_paths
+
+    args = read_arguments(command[1:])
+    videos, questions, out = read_paths(args)
+    here = {videos: absolute(videos), out: absolute(out)}
+    if questions and "://" not in questions:
+        here[questions] = _sent(Path(questions).expanduser(), folder)
+    places = iter(args.paths)
+    wanted, words = next(places), command[:1]
+    for word in command[1:]:
+        found = word == wanted
+        words.append(here.get(word, word) if found else word)
+        wanted = next(places, "") if found else wanted
+    full = absolute_models(args.job)
+    for stage, name in OF_MODELS:
+        if (place := getattr(getattr(full, stage), name)) != getattr(getattr(args.job, stage), name):
+            words += [f"--{stage}.{name}", place]  # the last one counts
+    return words
+
+
+def _sent(path: Path, folder: Path) -> str:
+    """Copy a file of questions; return its place as the job finds it.
+
+    Raises:
+        ConfigError: there is none, or it is too large.
+    """
+    if not path.is_file():
+        msg = f"{path}: no such file of questions; expected .jsonl, .csv, .yaml or .parquet"
+        raise ConfigError(msg)
+    if path.stat().st_size > MAX_SENT_BYTES:
+        msg = (
+            f"{path}: {path.stat().st_size / 2**20:.0f} MiB, more than the {MAX_SENT_BYTES // 2**20} MiB that are sent"
+            " along with a job; put it where the cluster can read it and name it by its URI"
+        )
+        raise ConfigError(msg)
+    (folder / "questions").mkdir()
+    shutil.copyfile(path, folder / "questions" / path.name)
+    return str(Path("questions") / path.name)
 
 
 def connect(address: str) -> Any:
@@ -201,7 +227,7 @@ def follow(client: Any, job_id: str) -> int:
         if _status(client, job_id).is_terminal():
             break
         time.sleep(POLL_S)  # the connection broke, or the log was closed a moment before the job
-    found = client.get_job_info(job_id)
+    found = _ask(client.get_job_info, job_id)
     status = str(found.status.value)
     print(f"job {job_id}: {status.lower()}", file=sys.stderr)
     if status == "SUCCEEDED":
@@ -235,7 +261,7 @@ def stop(client: Any, job_id: str) -> int:
         ClusterError: there is no such job, or it does not end.
     """
     if not _status(client, job_id).is_terminal():
-        client.stop_job(job_id)
+        _ask(client.stop_job, job_id)
     deadline = time.monotonic() + STOP_S
     while not (status := _status(client, job_id)).is_terminal():
         if time.monotonic() > deadline:
@@ -247,11 +273,32 @@ def stop(client: Any, job_id: str) -> int:
 
 
 def _status(client: Any, job_id: str) -> Any:
-    try:
-        return client.get_job_status(job_id)
-    except RuntimeError as error:
-        msg = f"no job {job_id!r} on this cluster ({_last_line(error)}); `ray job list` names those there are"
-        raise ClusterError(msg) from error
+    return _ask(client.get_job_status, job_id)
+
+
+def _ask(what: Callable[[str], Any], job_id: str) -> Any:
+    """Return what a cluster says of a job; a dashboard that is away for a moment is waited for.
+
+    Raises:
+        ClusterError: there is no such job, or no dashboard any more.
+    """
+    import requests
+
+    deadline = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return what(job_id)
+        except RuntimeError as error:
+            msg = f"no job {job_id!r} on this cluster ({_last_line(error)}); `ray job list` names those there are"
+            raise ClusterError(msg) from error
+        except requests.RequestException as error:
+            if time.monotonic() > deadline:
+                msg = (
+                    f"the cluster's dashboard has been away for {AWAY_S:.0f} s ({_first_line(error)}); job {job_id} may"
+                    f" well go on: come back with `reelsift submit --follow {job_id}`"
+                )
+                raise ClusterError(msg) from error
+        time.sleep(POLL_S)
 
 
 def _first_line(error: Exception) -> str:

@@ -92,7 +92,7 @@ def test_a_job_on_a_cluster_with_a_token(dashboard, s3: Bucket, clips, ask, tmp_
     assert strict.code == 1, strict.err + strict.out
     wrong = submit(dashboard, "--", "answer", source, questions)
     assert wrong.code == 2, wrong.err
-    assert "expected VIDEOS QUERIES OUT" in wrong.out
+    assert "expected VIDEOS QUERIES OUT" in wrong.err
 
     unknown = submit(dashboard, "--stop", "nobody")
     assert unknown.code == 3

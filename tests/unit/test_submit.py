@@ -3,37 +3,83 @@
 from pathlib import Path
 
 import pytest
+import requests
 
 from jobs import submit
-from pipeline.errors import ConfigError
+from jobs.answer import read_arguments
+from pipeline.errors import ClusterError, ConfigError
 
 
-def test_the_package_and_small_files_travel(tmp_path: Path) -> None:
-    questions = tmp_path / "q.jsonl"
-    questions.write_text('{"query_id": "a"}\n')
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    folder = tmp_path / "sent"
-    sent = submit.pack(["answer", str(videos), str(questions), "s3://bucket/out"], folder)
-    assert sent == ["answer", str(videos), "given/2/q.jsonl", "s3://bucket/out"]
-    assert (folder / sent[2]).read_text() == questions.read_text()
-    for package in ("actors", "jobs", "pipeline"):
-        assert (folder / package / "__init__.py").is_file()
-    assert not list(folder.rglob("__pycache__"))
-
-
-def test_a_command_named_like_a_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_and_the_questions_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("show").mkdir()
-    assert submit.pack(["show", "s3://bucket/out", "SELECT 1"], tmp_path / "sent")[0] == "show"
+    for folder in ("videos", "world", "model"):
+        Path(folder).mkdir()
+    Path("q.jsonl").write_text('{"query_id": "a"}\n')
+    sent = submit.pack(
+        ["answer", "videos", "q.jsonl", "out", "--recipe", "world", "--answer.model=model"], tmp_path / "sent"
+    )
+    # OUT need not be there yet, a recipe is no folder, and of an option given twice the last counts
+    assert sent == [
+        "answer", str(tmp_path / "videos"), "questions/q.jsonl", str(tmp_path / "out"), "--recipe", "world",
+        "--answer.model=model", "--answer.model", str(tmp_path / "model"),
+    ]  # fmt: skip
+    assert (tmp_path / "sent" / sent[2]).read_text() == Path("q.jsonl").read_text()
+    assert read_arguments(sent[1:]).job.answer.model == str(tmp_path / "model")
+    for package in ("actors", "jobs", "pipeline"):
+        assert (tmp_path / "sent" / package / "__init__.py").is_file()
+    assert not list((tmp_path / "sent").rglob("__pycache__"))
 
 
-def test_a_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_behind_a_scheme_stay(tmp_path: Path) -> None:
+    command = ["answer", "--query", "a dog", "s3://bucket/in", "s3://bucket/out"]
+    assert submit.pack(command, tmp_path / "sent") == command
+    assert submit.pack(["show", "out"], tmp_path / "other") == ["show", "out"]
+
+
+def test_manifests_stay_where_their_videos_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("videos.csv").write_text("uri\ncam/a.mp4\n")
+    sent = submit.pack(["answer", "videos.csv", "s3://bucket/q.jsonl", "s3://bucket/out"], tmp_path / "sent")
+    assert sent[1] == str(tmp_path / "videos.csv")
+
+
+@pytest.mark.parametrize(
+    ("paths", "says"),
+    [
+        (["q.csv", "out"], "expected VIDEOS QUERIES OUT, found 2 paths"),
+        (["in", "q.csv", "out"], r"q\.csv: 0 MiB, more than the 0 MiB that are sent"),
+        (["in", "none.csv", "out"], r"none\.csv: no such file of questions"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(
+    paths: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(submit, "MAX_SENT_BYTES", 10)
-    questions = tmp_path / "q.csv"
-    questions.write_text("x" * 11)
-    with pytest.raises(ConfigError, match=r"q\.csv: 0 MiB, more than the 0 MiB that are sent"):
-        submit.pack(["answer", str(questions)], tmp_path / "sent")
+    Path("q.csv").write_text("x" * 11)
+    with pytest.raises(ConfigError, match=says):
+        submit.pack(["answer", *paths], tmp_path / "sent")
+
+
+def test_a_dashboard_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "POLL_S", 0.0)
+
+    class Flaky:
+        """Stands in for a client whose connection breaks."""
+
+        def __init__(self, times: float) -> None:
+            self.times = times
+
+        def get_job_status(self, job_id: str) -> str:
+            self.times -= 1
+            if self.times >= 0:
+                raise requests.ConnectionError("refused")
+            return f"{job_id} runs"
+
+    assert submit._status(Flaky(3), "a") == "a runs"
+    monkeypatch.setattr(submit, "AWAY_S", 0.0)
+    with pytest.raises(ClusterError, match="reelsift submit --follow a"):
+        submit._status(Flaky(float("inf")), "a")
 
 
 @pytest.mark.parametrize(
