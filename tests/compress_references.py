@@ -165,7 +165,9 @@ def dtd_pixels(tokens: VisualTokens, plan: list[int], settings: CompressConfig) 
     return put_together(tokens, plan, planned[:1], kept)
 
 
-def stream_ttm(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
+def stream_ttm(
+    tokens: VisualTokens, plan: list[int], settings: CompressConfig, spare_below: float = -2.0
+) -> Reference:
     frames, planned = frames_of(tokens, plan), planned_of(plan)
     alike = {}
     for number, t in enumerate(planned):
@@ -178,6 +180,8 @@ def stream_ttm(tokens: VisualTokens, plan: list[int], settings: CompressConfig) 
         kept = {t: [pair for pair in own if pair[0] < settings.threshold] for t, own in alike.items()}
     else:
         kept = of_share(alike, settings)
+        spared = {t: [pair for pair in own if pair[0] < spare_below] for t, own in alike.items()}
+        kept = {t: sorted({*own, *spared[t]}) for t, own in kept.items()}
     kept = {t: own or [min(alike[t])] for t, own in kept.items()}
     return put_together(tokens, plan, planned[::4], kept)
 
@@ -282,9 +286,7 @@ def merge_once(now: list, caps: list[int], target: int) -> list:
 
 
 def untrained_policy(tokens: VisualTokens, plan: list[int], settings: CompressConfig) -> Reference:
-    if settings.threshold is None and settings.prune_ratio > 0:
-        settings = replace(settings, threshold=0.9)
-    return stream_ttm(tokens, plan, settings)
+    return stream_ttm(tokens, plan, settings, spare_below=0.9)
 
 
 REFERENCES = {

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,10 @@ METHOD = Method(
     source="-",
     stage="compress",
     what="a small network reads how each frame differs from the last 3 and says how much of it to keep, its least alike"
-    " tokens; at most the `compress.prune_ratio` share goes. Without `compress.policy` it is `stream-ttm` with a"
-    " threshold (.9)",
+    " tokens; at most the `compress.prune_ratio` share goes. Without `compress.policy` tokens go as in `stream-ttm`,"
+    " of that share those above a cosine of .9; `compress.threshold` takes the place of both",
     differs="ours: StreamDyCoke is said to have a learned policy, its code has none",
     needs=("weights",),
-    stateful=True,
     training_free=False,
 )
 
@@ -183,16 +181,17 @@ def keep_by_policy(tokens: VisualTokens, plan_T: Sequence[int], settings: Compre
     """Return of each frame the share that a trained policy says, the tokens least like the last 3 planned frames.
 
     No less than the share 1 - `settings.prune_ratio` stays. The first planned frame is whole, pooled to its plan.
-    Without a policy (`settings.policy` empty) this is `stream-ttm` with `settings.threshold`, or .9 where anything may
-    go at all. Causal: a frame's share depends on it and 3 planned frames before. O(N T D) time.
+    Causal: a frame's share depends on it and 3 planned frames before. O(N T D) time.
+
+    Without a policy (`settings.policy` empty) this is `stream-ttm`, with `settings.threshold` or, where there is none,
+    sparing what is less alike than .9; its share is of the whole clip, unless `settings.scope` says otherwise.
 
     Raises:
         AnswerError: tokens are not finite.
         ModelError: see `KeepPolicy.load`.
     """
     if not settings.policy:
-        may_go = settings.threshold is None and settings.prune_ratio > 0
-        return prune_stream(tokens, plan_T, replace(settings, threshold=THRESHOLD) if may_go else settings)
+        return prune_stream(tokens, plan_T, settings, spare_below=THRESHOLD)
     values_TND = by_frame(tokens, len(plan_T))
     frames = planned_frames(plan_T)
     values_PND = pick(values_TND, frames)

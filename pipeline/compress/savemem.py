@@ -20,7 +20,8 @@ METHOD = Method(
     stage="compress",
     what="throws away tokens like one of 3 x 3 places of the frame before: by Otsu's threshold over each frame's"
     " cosine distances, smoothed, and from a cosine of .8 on; spares frames at cuts and what is like made-up questions."
-    " At most the `compress.prune_ratio` share goes; `compress.threshold` takes the place of both thresholds",
+    " At most the `compress.prune_ratio` share goes; `compress.threshold` takes the place of both thresholds, and of"
+    " the share",
     differs="causal: the frame before, not both beside. A frame at a cut is kept whole, likeness to questions is taken"
     " off for either threshold, and a cut must be one in absolute terms too",
     needs=("probes",),

@@ -28,7 +28,6 @@ METHOD = Method(
     " `compress.threshold` (cosine, .9 there) or `compress.prune_ratio` (share) says how many",
     differs="a share where no threshold is given; anchors are pooled to their plan, of other frames the least alike"
     " stay within theirs. With scope video the share is of the whole clip, and not causal",
-    stateful=True,
 )
 
 REMEMBERED_FRAMES = 3
@@ -70,13 +69,19 @@ class StreamTtm:
         return anchor_T[:, None] | keep_one(likeness_TN < self.threshold, likeness_TN)
 
 
-def prune_stream(tokens: VisualTokens, plan_T: Sequence[int], settings: CompressConfig) -> VisualTokens:
+def prune_stream(
+    tokens: VisualTokens,
+    plan_T: Sequence[int],
+    settings: CompressConfig,
+    spare_below: float = -math.inf,
+) -> VisualTokens:
     """Return the clip without what one of the last 3 planned frames showed at the same place.
 
     StreamDyCoke's causal form of DyCoke's merging. A token's likeness is its largest cosine over the same place of
     the 3 whole planned frames before; with `settings.threshold` it goes from there on, without, the
-    `settings.prune_ratio` share of comparable tokens goes, the most alike first. Every 4th planned frame is an anchor,
-    whole but for its plan; of every other planned frame at least one token stays. O(N T D) time.
+    `settings.prune_ratio` share of comparable tokens goes, the most alike first, but for those less alike than
+    `spare_below`. Every 4th planned frame is an anchor, whole but for its plan; of every other planned frame at least
+    one token stays. O(N T D) time.
 
     Raises:
         AnswerError: tokens are not finite.
@@ -89,7 +94,7 @@ def prune_stream(tokens: VisualTokens, plan_T: Sequence[int], settings: Compress
     if settings.threshold is not None:
         kept_FN = compared_FN < settings.threshold
     else:
-        kept_FN = keep_share(compared_FN, settings.prune_ratio, settings.scope)
+        kept_FN = keep_share(compared_FN, settings.prune_ratio, settings.scope) | (compared_FN < spare_below)
     kept_PN = torch.ones_like(likeness_PN, dtype=torch.bool)
     kept_PN[~anchor_P] = keep_one(kept_FN, compared_FN)
     return cut_to_plan(tokens, plan_T, kept_PN, likeness_PN, anchor_P.tolist())

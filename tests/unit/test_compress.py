@@ -25,6 +25,7 @@ PLANS = [
 def test_every_compressor_has_a_reference_and_says_what_it_is():
     assert REFERENCES.keys() == TOKEN_COMPRESSORS.keys() == METHODS.keys()
     assert {method.stage for method in METHODS.values()} == {"compress"}
+    assert not any(method.stateful for method in METHODS.values()), "a call knows its clip alone"
 
 
 SETTINGS = [

@@ -123,6 +123,21 @@ def test_a_trained_policy_keeps_its_share_of_each_frame(folder):
     assert torch.equal(TOKEN_COMPRESSORS["policy"](tokens, [8] * 4, whole).values_ND, tokens.values_ND)
 
 
+@pytest.mark.parametrize("scope", ["video", "frame"])
+def test_without_a_folder_what_is_new_stays_and_no_more_goes_than_allowed(scope):
+    """Frames 1 and 2 are still but for three places of eight in frame 2."""
+    [first] = random_frames(1)
+    values = torch.stack([first, first, first])
+    values[2, 5:] = random_frames(2)[1, 5:]
+    for ratio, expected in ((1.0, [8, 1, 3]), (0.5, [8, 4, 4]), (0.0, [8, 8, 8])):
+        settings = CompressConfig(compressor="policy", prune_ratio=ratio, scope=scope)
+        found = TOKEN_COMPRESSORS["policy"](whole_frames(values, (2, 4)), [8] * 3, settings)
+        kept = torch.bincount(found.frame_N, minlength=3).tolist()
+        assert sum(kept) == sum(expected), (ratio, kept)
+        assert kept == expected or scope == "video"
+        assert {16 + 5, 16 + 6, 16 + 7} <= set(found.source_N.tolist())
+
+
 def test_a_broken_frame_is_named_to_a_trained_policy_too(folder):
     values = random_frames(3)
     values[2, 1, 1] = float("inf")
