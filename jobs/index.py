@@ -8,6 +8,7 @@ what it keeps and what it costs.
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Arguments:
     """Tokens before a group of frames that it sees while the video is read."""
     group_frames: int = 16
     """Frames read together."""
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """Number format of the files; bfloat16 where keys or values are beyond float16."""
     retrieve_frames: int = 64
     """Frames shown to a question, in each layer."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -102,7 +105,8 @@ def _read(llm: "VideoLlm", args: Arguments, settings: "KvSettings") -> None:
     from actors.kv.indexing import index_video
 
     frames = _frames(args.video, llm.parts.frame_size, args.sample_fps)
-    store = index_video(llm, frames, args.kv, settings, bytes_per_hour=int(args.gb_per_hour * 1e9))
+    cap = int(args.gb_per_hour * 1e9)
+    store = index_video(llm, frames, args.kv, settings, dtype=args.dtype, bytes_per_hour=cap)
     told = f"{len(store.extents)} of {store.manifest.num_read} frames, {store.num_bytes / 1e6:.1f} MB"
     print(f"{PROG}: {args.video}: {told} in {args.kv}", file=sys.stderr)
 
@@ -117,13 +121,14 @@ def _answer(llm: "VideoLlm", args: Arguments, settings: "KvSettings") -> None:
 
 
 def _frames(uri: str, size: "FrameSize", sample_fps: float) -> "Iterator[Frames]":
-    """Yield the frames of a video, some at a time.
+    """Yield the frames of a video, some at a time; a picture that is shown at several of the times comes once.
 
     Raises:
         ConfigError: the name stands for no single video.
         ProbeError: the video cannot be opened; DecodeError, likewise, later.
     """
     from pipeline.config import DecodeConfig, WindowConfig
+    from pipeline.frames import Frames
     from pipeline.isolation import Reader
     from pipeline.listing import list_videos
     from pipeline.times import sample_times
@@ -135,7 +140,11 @@ def _frames(uri: str, size: "FrameSize", sample_fps: float) -> "Iterator[Frames]
     reader = Reader(DecodeConfig(), WindowConfig())
     video = {**files[0], **reader.probe(files[0])}
     times_s = sample_times(0.0, video["duration_s"], sample_fps)
+    last_s = -math.inf
     for start in range(0, len(times_s), FRAMES_AT_ONCE):
         frames, _ = reader.look(video, times_s[start : start + FRAMES_AT_ONCE], size)
-        if len(frames):
-            yield frames
+        # the picture that was the last one of a call may be the first one of the next
+        first = sum(pts_s <= last_s for pts_s in frames.pts_s_N.tolist())
+        if first < len(frames):
+            last_s = float(frames.pts_s_N[-1])
+            yield Frames(frames.data_NHWC[first:], frames.pts_s_N[first:])

@@ -38,7 +38,7 @@ def index_video(
     dtype: Literal["float16", "bfloat16"] = "float16",
     bytes_per_hour: int = 0,
 ) -> KvStore:
-    """Read a video into a new folder.
+    """Read a video into a new folder; whatever goes wrong, nothing stays there that a next try would stumble over.
 
     Args:
         llm: the model that will answer.
@@ -58,15 +58,19 @@ def index_video(
     _check_context(llm, settings)
     files, layers = llm.parts.files, llm.language.num_layers
     store = KvStore.create(folder, Manifest(files.name, files.revision, layers, dtype, bytes_per_hour))
-    cache = ReKv(llm.language.decoder, settings, store)
-    for piece in pieces(llm, frames, settings.group_frames):
-        cache.feed(piece)
-        if not store.manifest.init_file and cache.num_init:
-            store.write_init(*cache.init)
-    if not store.extents:
-        msg = "there is no frame to index"
-        raise AnswerError(msg)
-    store.finish()
+    try:
+        cache = ReKv(llm.language.decoder, settings, store)
+        for piece in pieces(llm, frames, settings.group_frames):
+            cache.feed(piece)
+            if not store.manifest.init_file and cache.num_init:
+                store.write_init(*cache.init)
+        if not store.extents:
+            msg = "there is no frame to index"
+            raise AnswerError(msg)
+        store.finish()
+    except BaseException:
+        store.discard()
+        raise
     return store
 
 

@@ -12,6 +12,7 @@ Shape letters: K tokens of a group, B blocks, n tokens of a block, H key heads, 
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,13 @@ class KvStore:
         """Return an empty store.
 
         Raises:
-            StoreError: the folder already holds one, or cannot be written.
+            StoreError: the folder already holds one, whole or of a run that was killed, or cannot be written.
         """
         if (folder / "manifest.json").exists():
-            msg = f"{folder} already holds a KV store; take another folder, or delete it"
+            msg = (
+                f"{folder} already holds a KV store, or what a killed run, or one that still goes on, wrote of it; take"
+                " another folder, or delete it"
+            )
             raise StoreError(msg)
         store = cls(folder, manifest)
         store._save_manifest()
@@ -194,6 +198,14 @@ class KvStore:
             self.trim(cap)
         self._save_manifest()
 
+    def discard(self) -> None:
+        """Delete everything that was written, as far as that is possible, so that the folder can be used again."""
+        self._files.clear()
+        groups = [_name(number) for number in range(self.manifest.next_number)]
+        for name in ("manifest.json", "init.safetensors", *groups):
+            with suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
+
     # --- the cap -------------------------------------------------------------------------------------------
 
     @property
@@ -268,7 +280,7 @@ class KvStore:
     def _write(
         self, layers: list[torch.Tensor], means_BlE: torch.Tensor, tokens: Tokens, **told: Any
     ) -> Group:
-        name = f"group-{self.manifest.next_number:06d}.safetensors"
+        name = _name(self.manifest.next_number)
         self.manifest.next_number += 1
         return Group(name, self._write_file(name, layers, tokens, {"means": means_BlE}), **told)
 
@@ -278,7 +290,10 @@ class KvStore:
         dtype = getattr(torch, self.manifest.dtype)
         stored = {f"layer.{number}": layer.to("cpu", dtype) for number, layer in enumerate(layers)}
         if not all(bool(layer.isfinite().all()) for layer in stored.values()):
-            msg = f"{self.folder}: some keys or values are beyond {self.manifest.dtype}; take bfloat16"
+            msg = (
+                f"{self.folder}: some keys or values are not finite numbers in {self.manifest.dtype}; index again with"
+                " --dtype bfloat16, which reaches further, and if that does not help try --answer.dtype float32"
+            )
             raise StoreError(msg)
         told = {one.name: getattr(tokens, one.name).cpu() for one in fields(Tokens)}
         # a slice of a larger tensor would be written whole
@@ -301,6 +316,10 @@ class KvStore:
                 msg = f"{self.folder / name} cannot be read ({error}); delete the folder and index again"
                 raise StoreError(msg) from error
         return self._files[name]
+
+
+def _name(number: int) -> str:
+    return f"group-{number:06d}.safetensors"
 
 
 def _tokens_of(file: Any) -> Tokens:

@@ -17,7 +17,7 @@ from actors.kv.tokens import of_prompt
 from actors.models import video_llm
 from actors.models.prompting import write_prompt
 from pipeline.config import AnswerConfig, CompressConfig
-from pipeline.errors import AnswerError, ConfigError, ModelError, StoreError
+from pipeline.errors import AnswerError, ConfigError, DecodeError, ModelError, StoreError
 from pipeline.frames import Frames
 from pipeline.queries import Query
 from tests.tiny_models import build
@@ -109,6 +109,23 @@ def test_what_does_not_fit_is_refused(load, tmp_path):
         answer_from(llm, tmp_path / "c", "Is it dark?", KvSettings(retrieve_frames=90))
 
 
+def test_a_reading_that_fails_leaves_a_folder_for_the_next_try(load, tmp_path):
+    def broken():
+        yield make_frames(7)
+        msg = "the video ends in noise"
+        raise DecodeError(msg)
+
+    llm = load("internvl")
+    (tmp_path / "notes.txt").write_text("someone's")
+    with pytest.raises(DecodeError, match="noise"):
+        index_video(llm, broken(), tmp_path, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert len(index_video(llm, [make_frames(7)], tmp_path, SETTINGS).extents) == 7
+    with pytest.raises(StoreError, match="already holds"):
+        index_video(llm, broken(), tmp_path, SETTINGS)
+    assert len(open_index(llm, tmp_path).archive.extents) == 7
+
+
 def test_folders_that_are_not_what_they_should_be(load, tmp_path):
     llm = load("internvl")
     with pytest.raises(StoreError, match="index the video first"):
@@ -195,5 +212,8 @@ def test_the_folder_keeps_to_its_cap_while_it_grows(tmp_path):
 def test_numbers_beyond_the_format_are_refused(tmp_path):
     new = blocks([[1.0, 0]])
     new.layers[0][0, 0, 0, 0] = 1e6
-    with pytest.raises(StoreError, match="bfloat16"):
+    with pytest.raises(StoreError, match="--dtype bfloat16"):
         make_store(tmp_path).add(new)
+    store = KvStore.create(tmp_path / "wide", Manifest("m", "r", 2, "bfloat16", 0))
+    store.add(new)
+    assert float(store.load(0, 0)[0, 0, 0, 0]) == pytest.approx(1e6, rel=0.01)
