@@ -202,7 +202,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
         ModelError: a model's folder is not what it should be.
     """
     from actors.models.tables import describe_router, describe_scorer, find_answerer
-    from pipeline.compress import TOKEN_COMPRESSORS
+    from pipeline.compress import TOKEN_COMPRESSORS, check_settings
     from pipeline.compress.policy import describe_policy
     from pipeline.decode import DECODERS
     from pipeline.plugins import find
@@ -212,6 +212,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     from pipeline.stages import route_queries
 
     find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
+    check_settings(config.compress)
     find(DECODERS, config.decode.decoder, "DECODERS")
     find(SAMPLERS, config.window.sampler, "SAMPLERS")
     answerer = find_answerer(config.answer)

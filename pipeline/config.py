@@ -167,11 +167,12 @@ class CompressConfig:
     prune_ratio: Fraction = 0.7
     """Share of a comparable frame's tokens that temporal methods throw away (DyCoke K)."""
     threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Likeness above which temporal methods throw a token away instead: the number left follows the picture."""
+    """Likeness (cosine) above which temporal methods throw a token away instead: the number left follows the picture.
+    `dtd-pixels` throws away what changed by less: mean difference of a patch's pixels, 0 to 1."""
     scope: Literal["video", "frame"] = "video"
     """Whether prune-ratio is of all comparable tokens, so that still stretches lose more, or of each frame's own."""
     policy: str = ""
-    """Folder written by `reelsift train policy`, for compressor `policy`; empty = `stream-ttm`'s threshold rule."""
+    """Folder written by `reelsift train policy`, for compressor `policy`; empty = `stream-ttm`'s rule at .9."""
 
     def __post_init__(self) -> None:
         """Refuse a policy that nobody would ask."""

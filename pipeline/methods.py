@@ -29,6 +29,8 @@ class Method:
     differs: str = "-"
     """Where it differs from its source, and why."""
     needs: tuple[Need, ...] = ()
+    settings: tuple[str, ...] = ()
+    """Of a compressor: the fields of CompressConfig that it reads, beside its own name."""
     query_dependent: bool = False
     """Whether its result changes with the question; if not, one result serves all questions of a window."""
     stateful: bool = False

@@ -1,6 +1,8 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
 from pipeline.compress import dtd, dtd_pixels, dycoke, none, policy, savemem, stream_ttm, tome, uniform
+from pipeline.config import CompressConfig
+from pipeline.errors import ConfigError
 from pipeline.methods import Method, Need
 from pipeline.tokens import CompressFn
 
@@ -35,3 +37,27 @@ def needs_of(compress: CompressFn) -> tuple[Need, ...]:
     """Return what a compressor must be given beside tokens; nothing, if it is no entry of the table."""
     names = [name for name, entry in TOKEN_COMPRESSORS.items() if entry is compress]
     return METHODS[names[0]].needs if names else ()
+
+
+def check_settings(settings: CompressConfig) -> None:
+    """Refuse a threshold or a scope that nobody would read. An entry by path may read anything.
+
+    Raises:
+        ConfigError: which setting, why it has no effect, and who reads it.
+    """
+    if settings.compressor not in METHODS:
+        return
+    usual = CompressConfig()
+    for name in ("threshold", "scope"):
+        value = getattr(settings, name)
+        if value == getattr(usual, name):
+            continue
+        idle = f"--compress.{name} {value} has no effect on compressor {settings.compressor!r}"
+        if name not in METHODS[settings.compressor].settings:
+            readers = ", ".join(entry for entry, method in METHODS.items() if name in method.settings)
+            msg = f"{idle}; leave it out, or take one that reads it: {readers}"
+            raise ConfigError(msg)
+        if settings.policy or (name == "scope" and settings.threshold is not None):
+            other = "policy" if settings.policy else "threshold"
+            msg = f"{idle} beside --compress.{other}; leave out one of the two"
+            raise ConfigError(msg)

@@ -20,6 +20,7 @@ METHOD = Method(
     " `compress.threshold` (cosine) or `compress.prune_ratio` (share, `compress.scope`) says how many",
     differs="the first frame is pooled to its plan; of what is left of another frame the least alike stay within its"
     " plan. Thresholds are of one model's tokens: its .25 and .5 drop about 85 % and 45 % there",
+    settings=("prune_ratio", "threshold", "scope"),
 )
 EVS = Method(
     source="EVS, Efficient Video Sampling (arXiv 2510.14624)",
@@ -27,6 +28,7 @@ EVS = Method(
     what="throws away the `compress.prune_ratio` share of all tokens, most like the same place of the frame before"
     " first; the first frame is whole and counts as kept",
     differs="a special case of `dtd`. The first frame is pooled to its plan, others are cut to theirs",
+    settings=("prune_ratio",),
 )
 
 SCENE_DROP_RATIO = 0.6

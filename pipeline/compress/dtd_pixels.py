@@ -22,6 +22,7 @@ METHOD = Method(
     differs="compares single frames as the model saw them; the paper's model fuses two, and it compares the last of two"
     " with the first of the two before. Plans are kept to as in `dtd`",
     needs=("pixels",),
+    settings=("prune_ratio", "threshold", "scope"),
 )
 
 

@@ -20,6 +20,7 @@ METHOD = Method(
     " `compress.prune_ratio` is the share thrown away",
     differs="after the paper, not its code: the last window is pruned, an odd last frame stays, tokens stay in order."
     " Anchors are pooled to their plan",
+    settings=("prune_ratio",),
 )
 
 WINDOW = 4

@@ -34,6 +34,7 @@ METHOD = Method(
     " of that share those above a cosine of .9; `compress.threshold` takes the place of both",
     differs="ours: StreamDyCoke is said to have a learned policy, its code has none",
     needs=("weights",),
+    settings=("prune_ratio", "threshold", "scope", "policy"),
     training_free=False,
 )
 

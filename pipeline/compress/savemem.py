@@ -25,6 +25,7 @@ METHOD = Method(
     differs="causal: the frame before, not both beside. A frame at a cut is kept whole, likeness to questions is taken"
     " off for either threshold, and a cut must be one in absolute terms too",
     needs=("probes",),
+    settings=("prune_ratio", "threshold", "scope"),
 )
 
 NUM_BINS = 128

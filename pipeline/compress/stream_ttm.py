@@ -28,6 +28,7 @@ METHOD = Method(
     " `compress.threshold` (cosine, .9 there) or `compress.prune_ratio` (share) says how many",
     differs="a share where no threshold is given; anchors are pooled to their plan, of other frames the least alike"
     " stay within theirs. With scope video the share is of the whole clip, and not causal",
+    settings=("prune_ratio", "threshold", "scope"),
 )
 
 REMEMBERED_FRAMES = 3

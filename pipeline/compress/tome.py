@@ -23,6 +23,7 @@ METHOD = Method(
     " plan and the segment all but the `compress.prune_ratio` share; averages by what tokens stand for",
     differs="training-free; likeness is of the tokens themselves, there are no attention keys behind the projector; the"
     " two sides alternate from frame to frame too, so that a place can meet itself. No global tokens",
+    settings=("prune_ratio",),
     positions="destination",
 )
 

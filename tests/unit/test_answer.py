@@ -28,6 +28,10 @@ def test_nothing_heavy_is_loaded_before_the_arguments_are_read():
     ("config", "hint"),
     [
         (JobConfig(compress=CompressConfig(compressor="unifrom")), "did you mean 'uniform'"),
+        (
+            JobConfig(compress=CompressConfig(compressor="dycoke", threshold=0.9)),
+            "no effect on compressor 'dycoke'",
+        ),
         (JobConfig(plan=PlanConfig(router="rulse")), "did you mean 'rules'"),
         (JobConfig(plan=PlanConfig(router="llm")), "Routers that fit this job: rules"),
         (JobConfig(plan=PlanConfig(router="trained")), "Routers that fit this job: rules"),

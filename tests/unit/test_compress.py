@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.compress import METHODS, TOKEN_COMPRESSORS
+from pipeline.compress import METHODS, TOKEN_COMPRESSORS, check_settings
 from pipeline.compress.uniform import pooled_grid
 from pipeline.config import CompressConfig
-from pipeline.errors import AnswerError
+from pipeline.errors import AnswerError, ConfigError
 from pipeline.tokens import by_frame, whole_frames
 from tests.compress_references import REFERENCES, clip
 
@@ -160,3 +160,57 @@ def test_a_broken_frame_is_named(name, broken):
         TOKEN_COMPRESSORS[name](tokens, [4, 4, 0, 4, 4], CompressConfig())
     shown = TOKEN_COMPRESSORS[name](tokens, [4, 0, 4, 4, 4], CompressConfig())
     assert bool(shown.values_ND.isfinite().all())
+
+
+@pytest.mark.parametrize("name", sorted(TOKEN_COMPRESSORS))
+def test_an_entry_reads_the_settings_it_declares_and_no_other(name):
+    still, new = torch.randn(2, 12, 16, 8, generator=torch.Generator().manual_seed(0))
+    values = (
+        still[:1] + 0.6 * torch.linspace(0, 1, 16)[:, None] * torch.linspace(0, 1, 12)[:, None, None] * new
+    )
+    pictures = torch.randint(
+        0, 256, (12, 8, 8, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+    tokens = replace(whole_frames(values, (4, 4)), pixels_THWC=pictures)
+    base = CompressConfig(compressor=name, prune_ratio=0.3)
+
+    def left(**changed):
+        return TOKEN_COMPRESSORS[name](tokens, [16] * 12, replace(base, **changed)).source_N.tolist()
+
+    others = {"prune_ratio": [0.1, 0.7], "threshold": [0.3, 0.97], "scope": ["frame"]}
+    read = {
+        setting
+        for setting, changes in others.items()
+        if any(left(**{setting: change}) != left() for change in changes)
+    }
+    assert read == set(METHODS[name].settings) - {"policy"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"compressor": "dycoke", "threshold": 0.9}, r"threshold 0\.9 .* 'dycoke'; .* reads it: dtd, dtd-pixels"),
+        ({"threshold": 0.9}, "has no effect on compressor 'uniform'; leave it out"),
+        ({"compressor": "evs", "scope": "frame"}, r"--compress\.scope frame has no effect on compressor 'evs'"),
+        ({"compressor": "dtd", "scope": "frame", "threshold": 0.5}, r"scope frame .* beside --compress\.threshold"),
+        ({"compressor": "policy", "policy": "p", "threshold": 0.5}, r"threshold .* beside --compress\.policy"),
+        ({"compressor": "policy", "policy": "p", "scope": "frame"}, r"scope .* beside --compress\.policy"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_nobody_would_read_is_refused(settings, found):
+    with pytest.raises(ConfigError, match=found):
+        check_settings(CompressConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"compressor": "dtd", "threshold": 0.5},
+        {"compressor": "policy", "scope": "frame"},
+        {"compressor": "policy", "policy": "p", "prune_ratio": 1.0},
+        {"compressor": "my.own:function", "threshold": 0.5, "scope": "frame"},
+    ],
+)
+def test_settings_that_are_read_pass(settings):
+    check_settings(CompressConfig(**settings))
