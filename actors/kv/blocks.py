@@ -57,24 +57,31 @@ class HostArchive:
 
     def __init__(self) -> None:
         self.extents: list[int] = []
-        self._groups: list[Blocks] = []
+        self._groups: list[tuple[list[torch.Tensor], Tokens]] = []
+        """Keys and values per layer, and whose they are."""
         self._places: list[tuple[int, slice]] = []
         """Per block its group, and its tokens there."""
         self._means: list[torch.Tensor] = []
+        """[B, layers, E] each, of blocks one after the other; joined when they are asked for."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of keys and values."""
-        return sum(layer.nbytes for group in self._groups for layer in group.layers)
+        """Bytes of everything; all of it is in the memory of the host."""
+        groups = sum(layer.nbytes for layers, _ in self._groups for layer in layers)
+        return (
+            groups
+            + sum(tokens.num_bytes for _, tokens in self._groups)
+            + sum(one.nbytes for one in self._means)
+        )
 
     def add(self, blocks: Blocks) -> None:
         """Take the blocks of one more group; on the way from a GPU they are copied to memory that it reads fast."""
         layers = [layer.cpu().pin_memory() if layer.is_cuda else layer for layer in blocks.layers]
-        self._groups.append(Blocks(layers, blocks.means_BlE, blocks.lengths, blocks.tokens))
+        self._groups.append((layers, blocks.tokens))
         for part in parts_of(blocks.lengths):
             self._places.append((len(self._groups) - 1, part))
             self.extents.append(blocks.tokens.take(part).extent)
-        self._means.append(blocks.means_BlE)
+        self._means.append(blocks.means_BlE.cpu())
 
     def means(self, layer: int) -> torch.Tensor:
         """Return [B, E] float32: the mean keys of all blocks in one layer."""
@@ -85,12 +92,12 @@ class HostArchive:
     def load(self, layer: int, block: int) -> torch.Tensor:
         """Return [n, 2, H, d]: keys, not turned, and values of one block in one layer."""
         group, part = self._places[block]
-        return self._groups[group].layers[layer][part]
+        return self._groups[group][0][layer][part]
 
     def tokens(self, block: int) -> Tokens:
         """Return the tokens of one block."""
         group, part = self._places[block]
-        return self._groups[group].tokens.take(part)
+        return self._groups[group][1].take(part)
 
 
 def parts_of(lengths: Sequence[int]) -> list[slice]:

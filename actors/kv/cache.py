@@ -38,6 +38,8 @@ class Piece:
     tokens: Tokens
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """More inputs of the decoder (Qwen3-VL's deepstack)."""
+    lead: int = 0
+    """Tokens of text right in front of the first frame that go with it, as its time does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class KvCache:
         """Of the tokens that go through the decoder."""
         self.tokens: Tokens | None = None
         """The same, of a prompt."""
+        self.lead = 0
+        """Of the piece that goes through the decoder."""
         self._new_turns: Turns | None = None
         self._behind: int | None = None
         """Position behind an open question and its answer; None = no question is open."""
@@ -96,7 +100,7 @@ class KvCache:
             raise ValueError(msg)
         tokens, num_frames = piece.tokens.counted_from(self.num_frames)
         _check_finite(piece.embeds_LD, tokens)
-        self.tokens = tokens
+        self.tokens, self.lead = tokens, piece.lead
         hidden_LD = self._run("prompt", piece.embeds_LD, tokens.lay_out(self.end), piece.extra)
         self.end += tokens.extent
         self.num_frames += num_frames
@@ -124,7 +128,10 @@ class KvCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors that are held for the prompt on the decoder's device."""
+        """Bytes that are held on the decoder's device: keys and values, and what a policy knows of each of them.
+
+        What a pass leaves of the tokens that went through it last is not counted.
+        """
         return sum(rows.num_bytes for rows in self.layers)
 
     # --- what a policy changes -----------------------------------------------------------------------------

@@ -62,8 +62,9 @@ class DyCokeDp(KvCache):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors that are held for the prompt on the decoder's device."""
-        return super().num_bytes + sum(rows.num_bytes for rows in self._seen.values())
+        """Bytes that are held on the decoder's device; see KvCache."""
+        known = sum(one.nbytes for one in (*self._visual, self._last_V, self._chosen_R) if one is not None)
+        return super().num_bytes + known + sum(rows.num_bytes for rows in self._seen.values())
 
     def close_question(self) -> None:
         """Take back the question, its answer and the choice made for it."""

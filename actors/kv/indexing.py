@@ -179,17 +179,18 @@ def _piece(llm: VideoLlm, clip: Clip, times_s: Sequence[float], before_s: float 
     visual_L = visual_tokens(llm, prompt.head, clip)
     tokens = of_prompt(head.positions_PL, visual_L, times_s, head.next_position)
     embeds_LD, extra = head.embeds_LD, dict(head.extra)
-    if before_s is not None:
-        # in place of the prompt's beginning comes what stands between two frames
-        first = int(visual_L.nonzero()[0, 0])
-        lead = _between(llm, before_s, times_s[0])
-        embeds_LD = torch.cat(
-            [llm.language.embed(torch.tensor(lead, device=embeds_LD.device)), embeds_LD[first:]]
-        )
-        tokens = join([text(len(lead), llm.language.axes, visual_L.device), tokens.take(slice(first, None))])
-        if extra:
-            extra["visual_pos_masks"] = tokens.is_visual_L[None]
-    return Piece(embeds_LD, tokens, extra)
+    first = int(visual_L.nonzero()[0, 0])
+    if before_s is None:
+        return Piece(embeds_LD, tokens, extra, first - _num_before(llm, prompt.head))
+    # in place of the prompt's beginning comes what stands between two frames
+    lead = _between(llm, before_s, times_s[0])
+    embeds_LD = torch.cat(
+        [llm.language.embed(torch.tensor(lead, device=embeds_LD.device)), embeds_LD[first:]]
+    )
+    tokens = join([text(len(lead), llm.language.axes, visual_L.device), tokens.take(slice(first, None))])
+    if extra:
+        extra["visual_pos_masks"] = tokens.is_visual_L[None]
+    return Piece(embeds_LD, tokens, extra, len(lead))
 
 
 def visual_tokens(llm: VideoLlm, head: Sequence[int], clip: Clip) -> torch.Tensor:
@@ -202,6 +203,15 @@ def visual_tokens(llm: VideoLlm, head: Sequence[int], clip: Clip) -> torch.Tenso
     kept_T = torch.tensor(clip.tokens_T, device=head_L.device) + parts.family.separators
     frame_L = place_L.clamp(min=0) // per_frame
     return visual_L[~visual_L | (place_L % per_frame < kept_T[frame_L])]
+
+
+def _num_before(llm: VideoLlm, head: Sequence[int]) -> int:
+    """Return how many tokens of a prompt's head are its beginning, the same with and without frames."""
+    without = write_prompt(llm.parts, (), ANY).tail
+    return next(
+        (at for at, (one, other) in enumerate(zip(head, without, strict=False)) if one != other),
+        min(len(head), len(without)),
+    )
 
 
 def _between(llm: VideoLlm, before_s: float, after_s: float) -> list[int]:

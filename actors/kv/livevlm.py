@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from actors.kv.cache import KvCache, New, attend
+from actors.kv.cache import KvCache, New, Piece, attend
 from actors.kv.rows import Rows
 from actors.kv.settings import KvSettings
 from actors.kv.tokens import Tokens, join
+from pipeline.errors import AnswerError
 from pipeline.methods import Method
 
 METHOD = Method(
@@ -24,8 +25,9 @@ METHOD = Method(
     what="keeps the last frames whole and, in each layer, 12,000 older visual tokens: half by the attention that the"
     " newest visual tokens pay them, the rest spread over the time of the video; a question is shown the 40 % of their"
     " pages of 16 whose mean key matches its mean query best, at contiguous positions",
-    differs="the share of both halves, the number of observers (64) and of last frames (4) are ours, the paper does not"
-    " say; buckets divide the tokens that were seen, one token each; text between frames always stays",
+    differs="the share of both halves, the number of observers (64) and of last frames (4) are ours, the paper does"
+    " not say; buckets divide the tokens that were seen, one token each; text between frames always stays. Positions"
+    " grow while the stream is read, and a stream longer than the model's context is refused",
     needs=("keys-and-values",),
     query_dependent=True,
     stateful=True,
@@ -42,6 +44,11 @@ class Held:
     """Where they stood when they were read."""
     order_K: torch.Tensor
     """[K] int64: number of the token in its stream."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all facts."""
+        return self.tokens.num_bytes + self.positions_PK.nbytes + self.order_K.nbytes
 
     def take(self, index_R: torch.Tensor) -> "Held":
         """Return some of them, at rising places."""
@@ -61,11 +68,29 @@ class LiveVlm(KvCache):
         """Per layer [K] float32: the attention that the newest visual tokens paid each row."""
         self._num_read = 0
         self._asked_at = 0
+        self._context: float = getattr(decoder.config, "max_position_embeddings", None) or math.inf
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors that are held for the prompt on the decoder's device."""
-        return super().num_bytes + sum(rows.num_bytes for rows in self.opened or ())
+        """Bytes that are held on the decoder's device; see KvCache."""
+        known = {id(held): held.num_bytes for held in self.held}  # layers share one as long as nothing went
+        return super().num_bytes + sum(known.values()) + sum(rows.num_bytes for rows in self.opened or ())
+
+    def feed(self, piece: Piece) -> torch.Tensor:
+        """Append a part of the prompt; see KvCache.
+
+        Raises:
+            AnswerError: likewise; or the stream has become longer than the model's context.
+        """
+        end, most = self.end + piece.tokens.extent, self._context
+        if end > most:
+            msg = (
+                f"the stream takes {end} positions with frame {self.num_frames} and those read with it, and the model"
+                f" knows {most}: livevlm keeps the positions of the stream while it reads; show it fewer frames,"
+                " begin anew, or take streaming-vlm or rekv, whose positions do not grow"
+            )
+            raise AnswerError(msg)
+        return super().feed(piece)
 
     def attend(self, layer: int, new: New) -> torch.Tensor:
         """Store what is new in one layer and return attention; a question is shown pages of what is held."""

@@ -48,6 +48,7 @@ def cut(
     *,
     next_position: int | None = None,
     times_s: Sequence[float] | None = None,
+    lead: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> Iterator[Piece]:
     """Yield a prompt in pieces of whole frames, each with the text in front of them.
@@ -59,6 +60,7 @@ def cut(
         group_frames: frames of a piece.
         next_position: of the token behind the prompt; None = behind the largest.
         times_s: when each frame is shown, in seconds; None = one a second from 0 on.
+        lead: tokens of text right in front of the first frame that go with it, as its time does.
         extra: more inputs of the decoder, for the whole prompt (Qwen3-VL's features for its first layers).
     """
     if not len(embeds_LD):
@@ -66,7 +68,8 @@ def cut(
     behind = int(positions_PL.max()) + 1 if next_position is None else next_position
     tokens = of_prompt(positions_PL, visual_L, times_s, behind)
     for part in split(tokens, group_frames):
-        yield Piece(embeds_LD[part], tokens.take(part), _extra_of(extra or {}, part))
+        own = 0 if part.start else lead
+        yield Piece(embeds_LD[part], tokens.take(part), _extra_of(extra or {}, part), own)
 
 
 def _extra_of(extra: Mapping[str, Any], part: slice) -> dict[str, Any]:

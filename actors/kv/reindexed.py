@@ -35,8 +35,9 @@ class ReindexedCache(KvCache):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors that are held for the prompt on the decoder's device."""
-        return super().num_bytes + sum(rows.num_bytes for rows in self.opened or ())
+        """Bytes that are held on the decoder's device; see KvCache."""
+        known = sum(one.nbytes for one in self._held_turns or ()) + (self.held.num_bytes if self.held else 0)
+        return super().num_bytes + known + sum(rows.num_bytes for rows in self.opened or ())
 
     def attend(self, layer: int, new: New) -> torch.Tensor:
         """Store what is new in one layer and return attention [1, heads, L, head size]."""

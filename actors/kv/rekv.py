@@ -27,9 +27,9 @@ METHOD = Method(
     what="reads the video through a sliding window, moves the keys and values of each frame to memory or disk, and"
     " shows a question, in each layer, the 64 frames whose mean key its mean query matches best, at contiguous"
     " positions behind the prompt's beginning",
-    differs="a frame takes the text in front of it, its time, along; the window moves by groups and closes up, where"
-    " the original's moves by tokens and keeps distances. Queries are those of all tokens behind the frames, the"
-    " template's among them",
+    differs="a frame takes the text in front of it along, its time and the closing mark of the frame before; the"
+    " window moves by groups and closes up, where the original's moves by tokens and keeps distances. Queries are"
+    " those of all tokens behind the frames, the template's among them",
     needs=("keys-and-values",),
     query_dependent=True,
     stateful=True,
@@ -74,8 +74,9 @@ class ReKv(ReindexedCache):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors that are held for the prompt on the decoder's device."""
-        return super().num_bytes + sum(blocks.num_bytes for blocks in self._blocks)
+        """Bytes that are held on the decoder's device; see KvCache. The archive is not there."""
+        shown = sum(tokens.num_bytes for tokens in self._shown.values())
+        return super().num_bytes + shown + sum(blocks.num_bytes for blocks in self._blocks)
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ class ReKv(ReindexedCache):
         skip = 0
         if not self._is_begun:
             visual = tokens.is_visual_L.nonzero()[:, 0]
-            skip = int(visual[0]) if len(visual) else len(tokens)
+            skip = max(0, int(visual[0]) - self.lead) if len(visual) else len(tokens)
             self.num_init += skip
             self._is_begun = bool(len(visual))
         if skip < len(tokens):

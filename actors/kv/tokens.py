@@ -37,6 +37,11 @@ class Tokens:
         return len(self.frame_L)
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of all facts."""
+        return sum(getattr(self, one.name).nbytes for one in fields(self))
+
+    @property
     def is_visual_L(self) -> torch.Tensor:
         """[L] bool."""
         return self.frame_L != TEXT

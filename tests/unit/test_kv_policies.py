@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from actors.kv.livevlm import spread
+from actors.kv.livevlm import Held, spread
+from actors.kv.prefill import prefill
 from actors.kv.quick_prefill import num_kept
-from pipeline.errors import ConfigError
+from actors.kv.rows import Rows
+from actors.kv.settings import KvSettings
+from actors.kv.tokens import Tokens
+from pipeline.errors import AnswerError, ConfigError
 from tests.kv_reference import KINDS, Reference, build_model, embed, fill, groups_of, logits, make_prompt
 
 QUESTION = [5, 6, 7]
@@ -155,11 +159,11 @@ def test_one_layer_says_what_a_fresh_prompt_of_the_kept_tokens_says(kind):
 # --- rekv ------------------------------------------------------------------------------------------------------
 
 
-def rekv_rules(prompt, group_frames, window_tokens, retrieve_frames):
+def rekv_rules(prompt, group_frames, window_tokens, retrieve_frames, lead=0):
     """Return what a token sees: a window of whole frames while reading, the frames found in each layer when asked."""
     group_of, length = groups_of(prompt, group_frames), len(prompt.visual_L)
     frames, axes = prompt.frames, len(prompt.positions_PL)
-    init = frames[0][0]
+    init = frames[0][0] - lead
     blocks = [list(range(init if number == 0 else frames[number - 1][-1] + 1, frame[-1] + 1))
               for number, frame in enumerate(frames)]  # fmt: skip
     before, held = [], []
@@ -203,6 +207,33 @@ def test_rekv_shows_a_question_the_frames_it_finds(model, num_frames, window_tok
     expected = slow(model, prompt, see)
     assert (logits(model, cache, QUESTION) - expected).abs().max() < 1e-4
     assert (logits(model, cache, QUESTION) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("lead", [1, 2, 100])
+def test_rekv_shows_the_text_of_the_first_frame_only_with_it(model, lead):
+    prompt = make_prompt(model, 6)
+    see = rekv_rules(prompt, 2, 12, 2, lead=min(lead, 5))
+    settings = KvSettings(group_frames=2, window_tokens=12, retrieve_frames=2)
+    cache = prefill(model.get_decoder(), prompt.embeds_LD, prompt.positions_PL, prompt.visual_L, "rekv", settings,
+                    next_position=prompt.next_position, lead=lead)  # fmt: skip
+    assert cache.num_init == 5 - min(lead, 5)
+    assert (logits(model, cache, QUESTION) - slow(model, prompt, see)).abs().max() < 1e-4
+
+
+def test_rekv_counts_its_archive_on_the_host(model):
+    short, long = (
+        fill(model, make_prompt(model, frames), "rekv", group_frames=1, window_tokens=16)
+        for frames in (5, 15)
+    )
+    assert short.num_bytes == long.num_bytes
+    before = long.archive.num_bytes
+    keys_and_values = sum(long.archive.load(layer, block).nbytes for layer in range(3) for block in range(15))
+    means = sum(long.archive.means(layer).nbytes for layer in range(3))
+    assert before == keys_and_values + means + sum(
+        long.archive.tokens(block).num_bytes for block in range(15)
+    )
+    long.ask(embed(model, QUESTION))
+    assert long.archive.num_bytes == before  # a question joins the mean keys, and does not double them
 
 
 def test_rekv_holds_no_more_however_long_the_stream(model):
@@ -395,6 +426,48 @@ def test_livevlm_holds_no_more_visual_tokens_however_long_the_stream(model):
         cache = fill(model, prompt, "livevlm", group_frames=1, **LIVE)
         text = int((~prompt.visual_L).sum())
         assert all(rows.num_rows <= text + 10 + 2 * 6 for rows in cache.layers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_livevlm_refuses_a_stream_beyond_the_models_context(kind):
+    model = build_model(kind)
+    prompt = make_prompt(model, 6)
+    model.get_decoder().config.max_position_embeddings = prompt.next_position
+    assert fill(model, prompt, "livevlm", group_frames=2, **LIVE).end == prompt.next_position
+    model.get_decoder().config.max_position_embeddings = prompt.next_position - 1
+    with pytest.raises(AnswerError, match=rf"{prompt.next_position} positions with frame 4.*streaming-vlm"):
+        fill(model, prompt, "livevlm", group_frames=2, **LIVE)
+
+
+def held_bytes(value, seen):
+    """Return the bytes of all storages that a cache's attributes reach, each once."""
+    if isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        return 0 if storage.data_ptr() in seen else seen.add(storage.data_ptr()) or storage.nbytes()
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return sum(held_bytes(one, seen) for one in value)
+    if isinstance(value, Rows | Tokens | Held):
+        names = value.__slots__ if hasattr(value, "__slots__") else vars(value)
+        return sum(held_bytes(getattr(value, name), seen) for name in names)
+    return 0
+
+
+@pytest.mark.parametrize("policy", ["none", "quick-prefill", "streaming-vlm", "livevlm", "dycoke-dp"])
+def test_bytes_are_those_of_all_that_is_held(model, policy):
+    settings = LIVE | SMALL | {"prune_layer": 1, "group_frames": 2}
+    cache = fill(model, make_prompt(model, 7), policy, **settings)
+    of_a_pass = {"tokens", "positions_PL", "_new_turns", "rotary"}
+
+    def check():
+        held = held_bytes([value for name, value in vars(cache).items() if name not in of_a_pass], set())
+        assert held * 0.95 <= cache.num_bytes <= held * 1.05
+
+    check()
+    for ids in (QUESTION, [9], [10]):
+        cache.ask(embed(model, ids))
+        check()
 
 
 def test_a_static_scene_is_spread_over_the_whole_video():

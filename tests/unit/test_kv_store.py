@@ -89,13 +89,19 @@ def test_a_video_is_answered_from_its_folder(load, kind, tmp_path):
     assert torch.allclose(*hidden, rtol=0.05, atol=0.05)
 
 
-def test_text_that_stands_before_the_frames_is_kept(load, tmp_path):
-    llm = load("internvl")
+@pytest.mark.parametrize("kind", ["internvl", "qwen2_5_vl"])
+def test_text_that_stands_before_the_frames_is_kept(load, kind, tmp_path):
+    llm = load(kind)
     store = index_video(llm, [make_frames(2)], tmp_path, SETTINGS)
     layers, tokens = store.read_init()
     assert len(layers) == llm.language.num_layers
-    prompt = write_prompt(llm.parts, (0.0,), Query("q", "Is it?", "ask"))
-    assert len(tokens) == layers[0].shape[0] == prompt.head.index(llm.parts.config.image_token_id)
+    assert len(tokens) == layers[0].shape[0]
+    head = write_prompt(llm.parts, (0.0,), Query("q", "Is it?", "ask")).head
+    before = head[: head.index(llm.parts.config.image_token_id)]
+    # the first frame's time is its own: a question that does not find the frame is not shown it
+    assert "0.0" not in llm.parts.tokenizer.decode(before[: len(tokens)])
+    assert "0.0" in llm.parts.tokenizer.decode(before[len(tokens) :]).replace(" ", "")
+    assert len(store.tokens(0)) == len(before) - len(tokens) + llm.parts.tokens_per_frame
 
 
 def test_what_does_not_fit_is_refused(load, tmp_path):
