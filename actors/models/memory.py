@@ -18,6 +18,7 @@ import torch
 from actors.models.decoding import ROWS_OF_LOGITS
 from actors.models.families import VisionTower
 from actors.models.prompting import Preprocessing
+from pipeline.compress.tome import SEGMENT_FRAMES
 
 FLOAT32_BYTES = 4
 POSITION_BYTES = 8
@@ -38,6 +39,8 @@ class Memory:
     """Kept: keys and values of one token, all layers, and whose token it is."""
     frame_bytes: int
     """Kept: the vision tower's features of one frame."""
+    frame_tokens: int
+    """Visual tokens of one frame."""
     token_work_bytes: int
     """For the time of a pass: one token in the text decoder."""
     attention_work_bytes: int
@@ -106,6 +109,7 @@ class Memory:
             weights_bytes=weights,
             row_bytes=2 * text.num_hidden_layers * keys * size + POSITION_BYTES,
             frame_bytes=per_frame * text.hidden_size * size * layers,
+            frame_tokens=parts.tokens_per_frame,
             token_work_bytes=max(alive + behind, attention),
             attention_work_bytes=attention,
             embed_bytes=text.hidden_size * size,
@@ -152,10 +156,14 @@ class Memory:
     def reduce_bytes(self, num_frames: int) -> int:
         """Return the work of compressing frames and putting them into a prompt.
 
-        The frames of a plan are copied; the hungriest compressor that comes along (dycoke) then compares three of
-        four in float32, as they come, widened and normalised, on both sides.
+        Bounds every compressor that comes along; of those, two are far from frugal. dycoke compares three of four
+        frames with earlier ones in float32: as they come, widened and normalised, on both sides. tome holds a segment's
+        frames widened, twice normalised, and how alike any two tokens of its two halves are.
         """
-        return num_frames * self.frame_bytes * 6
+        frames = num_frames * self.frame_bytes
+        segment_tokens = min(num_frames, SEGMENT_FRAMES) * self.frame_tokens
+        pairs_bytes = FLOAT32_BYTES * (segment_tokens // 2 + 1) ** 2
+        return max(9 * frames, 8 * frames + pairs_bytes)
 
 
 def _attention_bytes(text: Any, queries: int, keys: int, size: int) -> int:

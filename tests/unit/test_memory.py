@@ -12,8 +12,10 @@ from actors.models.batching import Batch
 from actors.models.decoding import Question
 from actors.models.memory import Memory, _group_spare_bytes, stored_bytes
 from actors.models.prompting import process_frames, read_parts
+from pipeline.compress import TOKEN_COMPRESSORS
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.frames import Frames
+from pipeline.tokens import whole_frames
 from tests.tiny_models import VIDEO_LLMS, build
 from tests.unit.test_video_llm import ask
 
@@ -33,6 +35,11 @@ def one_thread():
 @pytest.fixture(scope="module", params=VIDEO_LLMS)
 def folder(request, tmp_path_factory):
     return build(request.param, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def any_memory(tmp_path_factory):
+    return load(build("internvl", tmp_path_factory.mktemp("any"))).memory
 
 
 def load(folder, dtype="float32", memory_gb=4.0):
@@ -79,6 +86,27 @@ def test_a_pass_takes_what_is_reckoned(folder, dtype, tmp_path):
     question = Question(tuple(range(10, 10 + asked)))
     found = most_bytes(lambda: language.put(tree, [question]), tmp_path)
     assert found == pytest.approx(memory.pass_bytes(asked, num + asked), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("grid", "width", "frames"), [((8, 8), 896, 12), ((20, 20), 256, 10), ((4, 4), 2048, 4)]
+)
+def test_no_compressor_takes_more_than_is_reckoned(grid, width, frames, any_memory, tmp_path):
+    num = grid[0] * grid[1]
+    memory = replace(any_memory, frame_tokens=num, frame_bytes=num * width * 2)
+    clip = replace(
+        whole_frames(torch.randn(frames, num, width).bfloat16(), grid),
+        pixels_THWC=torch.randint(0, 256, (frames, 56, 56, 3), dtype=torch.uint8),
+        probes_PD=torch.randn(5, width).bfloat16(),
+    )
+    for name, compress in TOKEN_COMPRESSORS.items():
+        for ratio, planned in ((0.7, num), (0.0, num // 2)):
+            settings = CompressConfig(compressor=name, prune_ratio=ratio)
+
+            def reduce(compress=compress, settings=settings, planned=planned):
+                compress(replace(clip, values_ND=clip.values_ND.clone()), [planned] * frames, settings)
+
+            assert most_bytes(reduce, tmp_path) <= memory.reduce_bytes(frames), name
 
 
 def test_what_is_foreseen_is_what_is_found(folder):
