@@ -17,18 +17,16 @@ def weighted_kmeans(points_PF: torch.Tensor, weight_P: torch.Tensor, most: int) 
     Rows sum to 1 and no two rows share a point; centres are `shares @ points`. Starts from the clusters that Ward's
     merges leave (always the pair that adds the least to the weighted squared error), then at most 10 rounds of Lloyd's
     two steps. A cluster that loses its last point is gone. Points that need no cluster of several keep one of their
-    own. O(P^2 F + (P - K) P^2) time.
+    own. O(P^2 F + (P - K) P^2) time, and O(K P^2) for each round.
     """
     num = len(points_PF)
-    member_KP = torch.eye(num, dtype=torch.float64, device=points_PF.device)
     if num <= most:
-        return member_KP
+        return torch.eye(num, dtype=torch.float64, device=points_PF.device)
     # around their mean: inner products of nearly equal long vectors would leave no digits for their distances
     centred_PF = points_PF - points_PF.mean(0)
     inner_PP = (centred_PF @ centred_PF.T).to(torch.float64)
     weight_P = weight_P.to(torch.float64)
-    for _ in range(num - most):
-        member_KP = _merge_cheapest(member_KP, inner_PP, weight_P)
+    member_KP = _merge_cheapest(inner_PP, weight_P, most)
     for _ in range(MOST_ITERATIONS):
         shares_KP = _shares(member_KP, weight_P)
         far_KP = _square_distances(shares_KP, inner_PP)
@@ -55,17 +53,26 @@ def _square_distances(shares_KP: torch.Tensor, inner_PP: torch.Tensor) -> torch.
     return (cross_KP * shares_KP).sum(1)[:, None] - 2 * cross_KP + inner_PP.diagonal()
 
 
-def _merge_cheapest(member_KP: torch.Tensor, inner_PP: torch.Tensor, weight_P: torch.Tensor) -> torch.Tensor:
-    """Return one cluster fewer: the pair is joined whose centres are cheapest to join."""
-    shares_KP = _shares(member_KP, weight_P)
-    inner_KK = shares_KP @ inner_PP @ shares_KP.T
-    square_K = inner_KK.diagonal()
-    weight_K = member_KP @ weight_P
-    cost_KK = (square_K[:, None] + square_K - 2 * inner_KK).clamp(min=0.0)
-    cost_KK = cost_KK * (weight_K[:, None] * weight_K / (weight_K[:, None] + weight_K))
-    # each pair once, never a cluster with itself
-    cost_KK = cost_KK.masked_fill(torch.ones_like(cost_KK, dtype=torch.bool).tril(), torch.inf)
-    one, other = divmod(int(cost_KK.argmin()), len(cost_KK))
-    joined_KP = member_KP.clone()
-    joined_KP[one] += joined_KP[other]
-    return torch.cat([joined_KP[:other], joined_KP[other + 1 :]])
+def _merge_cheapest(inner_PP: torch.Tensor, weight_P: torch.Tensor, most: int) -> torch.Tensor:
+    """Return which points are together when, until `most` clusters are left, the pair cheapest to join is joined.
+
+    What it costs to join the new cluster with others follows from what it cost before (Lance and Williams' update for
+    Ward's merges), so that a merge takes O(P^2). A cluster has the place of its first point, and of equally cheap pairs
+    the first is joined.
+    """
+    square_P = inner_PP.diagonal()
+    cost_PP = (square_P[:, None] + square_P - 2 * inner_PP).clamp(min=0.0)
+    cost_PP = cost_PP * (weight_P[:, None] * weight_P / (weight_P[:, None] + weight_P))
+    cost_PP = cost_PP.fill_diagonal_(torch.inf)
+    held_P = weight_P.clone()
+    member_PP = torch.eye(len(weight_P), dtype=torch.float64, device=weight_P.device)
+    for _ in range(len(weight_P) - most):
+        one, other = divmod(int(cost_PP.argmin()), len(cost_PP))
+        joined_P = (held_P[one] + held_P) * cost_PP[one] + (held_P[other] + held_P) * cost_PP[other]
+        joined_P = (joined_P - held_P * cost_PP[one, other]) / (held_P[one] + held_P[other] + held_P)
+        cost_PP[one] = cost_PP[:, one] = joined_P.clamp(min=0.0)
+        cost_PP[other] = cost_PP[:, other] = torch.inf
+        held_P[one] += held_P[other]
+        member_PP[one] += member_PP[other]
+        member_PP[other] = 0.0
+    return member_PP[member_PP.any(1)]
