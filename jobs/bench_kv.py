@@ -1,12 +1,14 @@
 """What do cache policies take, in memory and in time, as a video grows? `reelsift bench kv`.
 
 A made-up video goes through the model's vision tower and, group by group, through its language model; then a question
-is put. Counted are the bytes of keys and values that a policy holds at most, after each group and while the question
-is open; resident memory above that before the video, which the allocator and the vision tower blur; the time to read
-the video; and the time from a question to the first token of its answer. `rekv` keeps what it archives on disk.
+is put. Counted are the bytes that a policy holds at most, keys, values and what it knows of each of them, after each
+group and while the question is open; resident memory above that before the video, which the allocator and the vision
+tower blur; the time to read the video; and the time from a question to the first token of its answer. `rekv` keeps
+what it archives on disk.
 
-A run passes when memory grows as each policy claims: with the frames (none), by the share that stays (quick-prefill),
-not at all (streaming-vlm, rekv, livevlm but for its text). Times are told, not judged.
+A run passes when memory grows as each policy claims: with the frames (none, and dycoke-dp likewise), by the share that
+stays (quick-prefill), by no more than the text between frames (livevlm), not at all (streaming-vlm, rekv). Times are
+told, not judged. The model's context is taken as endless: noise is read, and no answer is looked at.
 """
 
 import json
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from pipeline.frames import Frames
 
 PROG = "reelsift bench kv"
-Policy = Literal["none", "quick-prefill", "streaming-vlm", "rekv", "livevlm"]
+Policy = Literal["none", "quick-prefill", "dycoke-dp", "streaming-vlm", "rekv", "livevlm"]
 FLAT: tuple[Policy, ...] = ("streaming-vlm", "rekv")
+SHARES: tuple[Policy, ...] = ("quick-prefill", "dycoke-dp")
+"""Judged by how `none` grows."""
 FRAMES = (64, 128, 256, 512, 1024)
 POLICIES: tuple[Policy, ...] = ("none", "quick-prefill", "streaming-vlm", "rekv")
 MAX_GROWTH = 1.05
@@ -68,7 +72,7 @@ class Row:
     policy: str
     frames: int
     peak_mb: float
-    """Keys, values and whatever a policy has on the device beside them, in 10^6 bytes, at most."""
+    """What a policy holds on the device, in 10^6 bytes, at most."""
     rss_mb: float
     """Resident memory, at most, above that before the video."""
     disk_mb: float
@@ -82,7 +86,7 @@ def main(argv: list[str]) -> int:
     """Measure, print a table to stderr and JSON to stdout, write the report; return the exit code.
 
     Raises:
-        ConfigError: fewer than two lengths, or none of a policy.
+        ConfigError: fewer than two lengths, or a policy that is judged by `none` without it.
         ModelError: the model cannot be loaded.
     """
     args = parse(Arguments, argv, PROG, __doc__)
@@ -91,10 +95,13 @@ def main(argv: list[str]) -> int:
     if len(frames) < 2 or frames[0] < 2:
         msg = f"--frames {frames}: growth needs two different lengths, of 2 frames at least"
         raise ConfigError(msg)
+    if "none" not in policies and (judged := [policy for policy in policies if policy in SHARES]):
+        msg = f"--policies {judged[0]} is judged by how `none` grows; add --policies none"
+        raise ConfigError(msg)
     llm = _load(args)
     _measure(llm, policies[0], 2)  # kernels and libraries set themselves up
     rows = [_measure(llm, policy, length) for policy in policies for length in frames]
-    found = figures(rows, _shares(llm))
+    found = figures(rows, *_text(llm))
     document = {
         "bench": "kv", "model": args.model, "pass": all(one["holds"] for one in found.values()), "figures": found,
         "rows": [asdict(row) for row in rows],
@@ -106,13 +113,17 @@ def main(argv: list[str]) -> int:
     return 0 if document["pass"] else 1
 
 
-def figures(rows: Sequence[Row], visual_share: float, retention: float = 0.5) -> dict[str, dict[str, Any]]:
+def figures(
+    rows: Sequence[Row], visual_share: float, text_kb: float, room_kb: float = 0.0, retention: float = 0.5
+) -> dict[str, dict[str, Any]]:
     """Return, per policy, how memory and time grew from the shortest video to the longest.
 
     Args:
-        rows: of at least two lengths per policy.
+        rows: of at least two lengths per policy; of `none` too where there are any of SHARES.
         visual_share: share of a prompt's tokens that are visual.
-        retention: share of these that quick-prefill keeps.
+        text_kb: what the text of one frame takes in livevlm's cache while a question is open, in 10^3 bytes.
+        room_kb: the most that buffers have free, likewise: they grow in steps, whatever the length.
+        retention: share of the visual tokens that quick-prefill keeps.
     """
     found: dict[str, dict[str, Any]] = {}
     for policy in dict.fromkeys(row.policy for row in rows):
@@ -124,15 +135,19 @@ def figures(rows: Sequence[Row], visual_share: float, retention: float = 0.5) ->
             "kb_per_frame": round(grown, 3), "growth": round(ratio, 3),
             "ttft_growth": round(long.ttft_s / short.ttft_s, 3), "frames": [short.frames, long.frames],
         }  # fmt: skip
-    per_frame = found.get("none", {}).get("kb_per_frame", 0.0)
     for policy, one in found.items():
         if policy in FLAT:
             one["holds"] = one["growth"] <= MAX_GROWTH
-        elif policy == "quick-prefill" and per_frame:
+        elif policy in SHARES:
             # rows that are thrown away leave room for the next group, so it is not exactly the share
-            one["expected_share"] = round(1 - visual_share * (1 - retention), 3)
-            one["share"] = round(one["kb_per_frame"] / per_frame, 3)
+            gone = visual_share * (1 - retention) if policy == "quick-prefill" else 0.0
+            one["expected_share"] = round(1 - gone, 3)
+            one["share"] = round(one["kb_per_frame"] / found["none"]["kb_per_frame"], 3)
             one["holds"] = abs(one["share"] - one["expected_share"]) <= 0.05
+        elif policy == "livevlm":
+            frames = one["frames"][1] - one["frames"][0]
+            one["most_kb_per_frame"] = round(text_kb * MAX_GROWTH + room_kb / frames, 3)
+            one["holds"] = one["kb_per_frame"] <= one["most_kb_per_frame"]
         else:
             one["holds"] = one["kb_per_frame"] > 0
     return found
@@ -161,7 +176,7 @@ def report(rows: Sequence[Row], found: dict[str, dict[str, Any]], model: str) ->
 
 _SETTINGS: dict[str, Any] = {
     "sink_tokens": 16, "recent_text_tokens": 16, "vision_s": 16.0, "window_tokens": 512, "retrieve_frames": 16,
-    "device_frames": 16, "long_tokens": 256, "retention": 0.5,
+    "device_frames": 16, "long_tokens": 256, "retention": 0.5, "prune_layer": 1,
 }  # fmt: skip
 """Small, so that every bound is reached by the shortest video."""
 
@@ -173,6 +188,7 @@ def _load(args: Arguments) -> "VideoLlm":
     config = AnswerConfig(model=args.model, frame_px=args.frame_px, dtype="float32")
     llm = video_llm.make(config, CompressConfig(compressor="none"), args.device)
     assert isinstance(llm, video_llm.VideoLlm)
+    llm.language.decoder.config.max_position_embeddings = sys.maxsize  # livevlm would refuse to go on
     return llm
 
 
@@ -235,13 +251,32 @@ def _video(llm: "VideoLlm", num_frames: int) -> "Iterator[Frames]":
         yield Frames(data_NHWC, np.arange(start, start + count, dtype=np.float64))
 
 
-def _shares(llm: "VideoLlm") -> float:
-    """Return the share of a long prompt's tokens that are visual."""
+def _text(llm: "VideoLlm") -> tuple[float, float, float]:
+    """Return the share of a long prompt's tokens that are visual, and what livevlm holds in kB for a frame's text.
+
+    The third is what its buffers have free at most, likewise in kB. While a question is open its keys and values are there twice: as they were read, and closed up for the question.
+    """
+    import torch
+
+    from actors.kv.cache import KvCache
     from actors.kv.indexing import ANY
+    from actors.kv.livevlm import Held
+    from actors.kv.rows import ROOM
+    from actors.kv.tokens import text
     from actors.models.prompting import write_prompt
 
     lengths = [len(write_prompt(llm.parts, [100.0 + n for n in range(count)], ANY).head) for count in (1, 2)]
-    return llm.parts.tokens_per_frame / (lengths[1] - lengths[0])
+    per_frame, visual = lengths[1] - lengths[0], llm.parts.tokens_per_frame + llm.parts.family.separators
+    cache = KvCache(llm.language.decoder)
+    cache.ask(llm.language.embed(torch.tensor([0], device=llm.language.device)))
+    layer_bytes = cache.layers[0].keys.nbytes + cache.layers[0].values.nbytes
+    axes = cache.rotary.axes
+    known = Held(
+        text(1, axes, torch.device("cpu")), torch.zeros((axes, 1), dtype=torch.int64), torch.zeros(1).long()
+    )
+    token_bytes = llm.language.num_layers * (2 * layer_bytes + known.num_bytes)
+    room_bytes = llm.language.num_layers * layer_bytes * ROOM
+    return visual / per_frame, (per_frame - visual) * token_bytes / 1e3, room_bytes / 1e3
 
 
 class _Resident:
