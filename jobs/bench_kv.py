@@ -252,9 +252,9 @@ def _video(llm: "VideoLlm", num_frames: int) -> "Iterator[Frames]":
 
 
 def _text(llm: "VideoLlm") -> tuple[float, float, float]:
-    """Return the share of a long prompt's tokens that are visual, and what livevlm holds in kB for a frame's text.
+    """Return the share of a long prompt's tokens that are visual, and `text_kb` and `room_kb` of `figures`.
 
-    The third is what its buffers have free at most, likewise in kB. While a question is open its keys and values are there twice: as they were read, and closed up for the question.
+    While a question is open, the keys and values of text are there twice: as they were read, and closed up for it.
     """
     import torch
 
