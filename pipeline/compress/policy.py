@@ -8,7 +8,6 @@ Shape letters: N tokens of one frame, D hidden size, T frames, P planned frames,
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.compress.redundancy import chunks, cosines, cut_to_plan, pick, planned_frames, squares, widen
+from pipeline.compress.redundancy import (
+    chunks,
+    cut_to_plan,
+    lagged_cosines,
+    pick,
+    planned_frames,
+    squares,
+    widen,
+)
 from pipeline.compress.stream_ttm import THRESHOLD, prune_stream
 from pipeline.config import CompressConfig
 from pipeline.errors import ModelError
@@ -217,10 +224,7 @@ def _changes(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
         AnswerError: tokens are not finite; the message takes the frame's number from `frames`.
     """
     squares_PN = squares(values_PND, frames)
-    change_LPN = squares_PN.new_full((WINDOW - 1, *squares_PN.shape), math.inf)
-    for lag in range(1, WINDOW):
-        change_LPN[lag - 1, lag:] = 1.0 - cosines(values_PND, squares_PN, lag)[0]
-    return change_LPN
+    return 1.0 - lagged_cosines(values_PND, squares_PN, WINDOW - 1)
 
 
 def _features(values_PND: torch.Tensor, change_LPN: torch.Tensor) -> torch.Tensor:

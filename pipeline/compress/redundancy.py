@@ -87,6 +87,28 @@ def cosines(
     return found_SFN
 
 
+def lagged_cosines(
+    values_FND: torch.Tensor, squares_FN: torch.Tensor, most_back: int, known: int = 0
+) -> torch.Tensor:
+    """Return the cosines of each token with its place 1, 2 ... frames before, [L, F - known, N] float64.
+
+    Where there is no such frame it is -inf.
+
+    Args:
+        values_FND: tokens of F frames.
+        squares_FN: see `squares`.
+        most_back: L, how many frames to look back, at least 1.
+        known: frames at the beginning that others are compared with, and that are not asked about themselves.
+    """
+    shape = (most_back, len(values_FND) - known, squares_FN.shape[1])
+    found_LTN = squares_FN.new_full(shape, -math.inf)
+    for back in range(1, 1 + min(most_back, len(values_FND) - 1)):
+        first = max(0, known - back)
+        cosine_KN = cosines(values_FND[first:], squares_FN[first:], back)[0]
+        found_LTN[back - 1, first + back - known :] = cosine_KN
+    return found_LTN
+
+
 def keep_share(
     likeness_FN: torch.Tensor, prune_ratio: float, scope: Literal["video", "frame"]
 ) -> torch.Tensor:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.compress.redundancy import (
-    cosines,
     cut_to_plan,
     keep_one,
     keep_share,
+    lagged_cosines,
     pick,
     planned_frames,
     squares,
@@ -62,7 +62,7 @@ class StreamTtm:
         known = len(last_LND)
         seen_PND = torch.cat([last_LND, values_TND]) if known else values_TND
         first = self.num_frames - known
-        likeness_TN = nearest(seen_PND, range(first, first + len(seen_PND)))[known:]
+        likeness_TN = nearest(seen_PND, range(first, first + len(seen_PND)), known)
         anchor_T = is_anchor(range(self.num_frames, self.num_frames + len(values_TND)), values_TND.device)
         self.num_frames += len(values_TND)
         # a copy: a view would keep the chunk alive
@@ -101,18 +101,16 @@ def prune_stream(
     return cut_to_plan(tokens, plan_T, kept_PN, likeness_PN, anchor_P.tolist())
 
 
-def nearest(values_PND: torch.Tensor, frames: Sequence[int]) -> torch.Tensor:
-    """Return each token's largest cosine over the same place of the 3 frames before, [P, N]; -inf if there is none.
+def nearest(values_PND: torch.Tensor, frames: Sequence[int], known: int = 0) -> torch.Tensor:
+    """Return each token's largest cosine over its place in the 3 frames before, [P - known, N]; -inf if there is none.
+
+    The first `known` frames are there to be compared with.
 
     Raises:
         AnswerError: tokens are not finite; the message takes the frame's number from `frames`.
     """
     squares_PN = squares(values_PND, frames)
-    likeness_PN = torch.full_like(squares_PN, -math.inf)
-    for lag in range(1, 1 + min(REMEMBERED_FRAMES, len(values_PND) - 1)):
-        cosine_FN = cosines(values_PND, squares_PN, lag)[0]
-        likeness_PN[lag:] = torch.maximum(likeness_PN[lag:], cosine_FN)
-    return likeness_PN
+    return lagged_cosines(values_PND, squares_PN, REMEMBERED_FRAMES, known).amax(0)
 
 
 def is_anchor(numbers: range, device: torch.device) -> torch.Tensor:

@@ -7,7 +7,7 @@ of a question.
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.compress.redundancy import cosines, squares
+from pipeline.compress.redundancy import lagged_cosines, squares
 from pipeline.errors import AnswerError
 
 
@@ -24,13 +24,7 @@ def lagged_likeness(values_TND: torch.Tensor, before_BND: torch.Tensor, most_bac
     """
     all_FND = torch.cat([before_BND, values_TND])
     squares_FN = squares(all_FND, range(len(all_FND)))
-    best_FN = torch.full_like(squares_FN, -1.0)
-    for back in range(1, 1 + min(most_back, len(all_FND) - 1)):
-        # what lies before the frames asked about was compared when it came
-        first = max(0, len(before_BND) - back)
-        found_KN = cosines(all_FND[first:], squares_FN[first:], back)[0]
-        best_FN[first + back :] = torch.maximum(best_FN[first + back :], found_KN)
-    return best_FN[len(before_BND) :]
+    return lagged_cosines(all_FND, squares_FN, most_back, len(before_BND)).amax(0).clamp(min=-1.0)
 
 
 def matches(values_MD: torch.Tensor, query_QD: torch.Tensor) -> torch.Tensor:
