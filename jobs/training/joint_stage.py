@@ -17,7 +17,7 @@ from jobs.training.adapter import write_model
 from jobs.training.joint import DEV_SEED, Joint
 from jobs.training.lessons import lessons_of, read_batches
 from jobs.training.look import look_again
-from jobs.training.loop import run_epochs, train_epoch
+from jobs.training.loop import SHUFFLED_BYTES, mixed, run_epochs, train_epoch
 from jobs.training.measures import measure
 from jobs.training.settings import RoutersConfig, fingerprint
 from pipeline import rows
@@ -134,7 +134,7 @@ def train_joint(values: dict[str, Any]) -> None:
 
     def learn(epoch: int, seed: int) -> float:
         joint.seed = f"{seed} {epoch}"
-        return train_epoch(model, optimizer, rows_of(train), config.joint.accumulate, model)
+        return train_epoch(model, optimizer, mixed_rows(train, seed), config.joint.accumulate, model)
 
     def check() -> dict[str, Any]:
         joint.seed = DEV_SEED
@@ -151,6 +151,17 @@ def rows_of(shard: Any) -> Iterator[Row]:
     """Yield a shard's rows, each of them a batch."""
     for table in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
         yield from rows.to_rows(table)
+
+
+def mixed_rows(shard: Any, seed: int) -> Iterator[Row]:
+    """Yield a shard's rows in an order that follows from a seed; a worker holds the pictures of some videos."""
+    own = map(_in_own_memory, rows_of(shard))
+    return mixed(own, seed, SHUFFLED_BYTES, lambda row: len(row["pixels"]["data"]))
+
+
+def _in_own_memory(row: Row) -> Row:
+    """Return a row whose pictures are a copy: a view would hold all of its block."""
+    return {**row, "pixels": {**row["pixels"], "data": bytes(row["pixels"]["data"])}}
 
 
 def measure_joint(joint: Joint, groups: Iterator[Row]) -> dict[str, Any]:

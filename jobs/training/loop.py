@@ -1,7 +1,8 @@
 """What each worker of a training stage does: epochs over its share of the states, a checkpoint behind each.
 
 Runs inside Ray Train: the process group (gloo on CPUs, nccl on GPUs) stands when `train_head` is called. Order of rows
-and dropout follow from the seed and the epoch, so an interrupted run ends with the same weights as one that was not.
+and dropout follow from the seed and the epoch, so an interrupted run ends with the same weights as one that was not;
+rows are mixed as far as they are held, and a batch of questions about one video stays together.
 """
 
 import random
@@ -148,7 +149,7 @@ def _batches(shard: Any, batch_rows: int, shuffle_seed: int | None = None) -> It
     """Yield a shard's rows, some in one, mixed if there is a seed."""
     tables = shard.iter_batches(batch_size=batch_rows, batch_format="pyarrow")
     found = (_row(values) for table in tables for values in rows.to_rows(table))
-    several = found if shuffle_seed is None else mixed(found, shuffle_seed, SHUFFLED_BYTES)
+    several = found if shuffle_seed is None else mixed(found, shuffle_seed, SHUFFLED_BYTES, _bytes_of)
     while group := list(islice(several, batch_rows)):
         yield join(group)
 
@@ -159,19 +160,25 @@ def _row(values: Row) -> Batch:
     return states, torch.tensor(values["labels"], dtype=torch.int64)
 
 
-def mixed(several: Iterator[Batch], seed: int, max_bytes: int) -> Iterator[Batch]:
+def _bytes_of(row: Batch) -> int:
+    return row[0].nbytes
+
+
+def mixed(
+    several: Iterator[Item], seed: int, max_bytes: int, bytes_of: Callable[[Item], int]
+) -> Iterator[Item]:
     """Yield rows in an order that follows from a seed, holding no more than so many bytes of them."""
     draw = random.Random(seed)
-    held: list[Batch] = []
+    held: list[Item] = []
     held_bytes = 0
     for one in several:
         held.append(one)
-        held_bytes += one[0].nbytes
+        held_bytes += bytes_of(one)
         while held_bytes > max_bytes:
             place = draw.randrange(len(held))
             held[place], held[-1] = held[-1], held[place]
             drawn = held.pop()
-            held_bytes -= drawn[0].nbytes
+            held_bytes -= bytes_of(drawn)
             yield drawn
     draw.shuffle(held)
     yield from held

@@ -21,7 +21,7 @@ from torch.nn import functional
 from actors.models.video_llm import FrameFeatures, VideoLlm
 from jobs.training import parts
 from jobs.training.joint import run, unlocked
-from jobs.training.joint_stage import rows_of
+from jobs.training.joint_stage import mixed_rows, rows_of
 from jobs.training.lessons import Lesson, lessons_of, read_batches
 from jobs.training.look import look_again
 from jobs.training.loop import run_epochs, train_epoch
@@ -184,8 +184,8 @@ def train_on_worker(values: dict[str, Any]) -> None:
     train = ray.train.get_dataset_shard("train")
 
     def learn(epoch: int, seed: int) -> float:
-        del epoch, seed
-        return train_epoch(model, optimizer, rows_of(train), config.accumulate, model)
+        del epoch
+        return train_epoch(model, optimizer, mixed_rows(train, seed), config.accumulate, model)
 
     def check() -> dict[str, Any]:
         try:

@@ -18,6 +18,7 @@ from jobs.training.lessons import Lesson, lessons_of, read_lessons
 from jobs.training.loop import train_epoch
 from jobs.training.routers import train_routers
 from jobs.training.settings import JointConfig, RoutersConfig
+from jobs.training.tables import LOOKED
 from pipeline import rows
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.errors import ConfigError
@@ -252,3 +253,31 @@ def test_what_stage_3_cannot_do_is_told_before_it_starts(folder, tmp_path, monke
     monkeypatch.setattr(adapter.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'reelsift\[train\]'"):
         train_routers("labels", "out", config)
+
+
+class Shard:
+    """Batches of one row, cut from one table, as a worker's share of a dataset hands them out."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def iter_batches(self, **_):
+        return (self.table.slice(row, 1) for row in range(self.table.num_rows))
+
+
+def test_videos_are_mixed_by_a_seed_and_keep_their_pictures(monkeypatch):
+    looked = [
+        {name: rows.default(kind) for name, kind in zip(LOOKED.names, LOOKED.types, strict=True)}
+        | {"video": str(number), "pixels": rows.pack(np.full((1, 2, 2, 3), number, np.uint8))}
+        for number in range(30)
+    ]
+    monkeypatch.setattr(joint_stage, "SHUFFLED_BYTES", 8 * 12)
+    shard = Shard(rows.to_table(looked, LOOKED))
+
+    def order(seed):
+        found = list(joint_stage.mixed_rows(shard, seed))
+        assert all(int(row["video"]) == rows.unpack(row["pixels"])[0, 0, 0, 0] for row in found)
+        return [int(row["video"]) for row in found]
+
+    assert sorted(order(1)) == list(range(30))
+    assert order(1) == order(1) != order(2)

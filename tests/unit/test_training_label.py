@@ -230,6 +230,10 @@ def test_states_are_read_a_few_rows_at_a_time(tmp_path):
     assert sum(table.num_rows for table in read_states(str(tmp_path), "image", "test", asked)) == 0
 
 
+def num_bytes(row):
+    return row[0].nbytes
+
+
 def test_rows_are_mixed_in_few_bytes_and_the_same_again():
     held = []
 
@@ -241,7 +245,7 @@ def test_rows_are_mixed_in_few_bytes_and_the_same_again():
     def order(seed):
         del held[:]
         found = []
-        for states, labels in mixed(map(one, range(60)), seed, max_bytes=200):
+        for states, labels in mixed(map(one, range(60)), seed, 200, num_bytes):
             assert sum(held) <= 200 + 3 * 16  # and the one that was just read
             held.remove(states.nbytes)
             assert states[:, 0].tolist() == labels.tolist()
@@ -255,7 +259,7 @@ def test_rows_are_mixed_in_few_bytes_and_the_same_again():
 
 def test_a_row_larger_than_all_that_is_held_goes_through():
     several = [(torch.zeros(100, 4), torch.zeros(100)), (torch.zeros(1, 4), torch.zeros(1))]
-    assert [len(labels) for _, labels in mixed(iter(several), 0, max_bytes=100)] == [100, 1]
+    assert [len(labels) for _, labels in mixed(iter(several), 0, 100, num_bytes)] == [100, 1]
 
 
 def test_items_of_a_batch_keep_their_labels():
