@@ -14,6 +14,7 @@ from actors.models import (
     any_llm,
     dual_encoder,
     embedded,
+    external,
     image_router,
     relevance,
     semantic,
@@ -51,6 +52,7 @@ def make_proposer(config: ScoreConfig, device: Device) -> FrameScorer:
 FRAME_SCORERS: dict[str, ScorerEntry] = {
     "embedded": ScorerEntry(embedded.describe, embedded.make),
     "dual-encoder": ScorerEntry(dual_encoder.describe, dual_encoder.make),
+    "external": ScorerEntry(external.describe, external.make),
     "early-layers": ScorerEntry(
         describe_proposer, make_proposer, image_router.make_early_layers, image_router.describe_early_layers
     ),
@@ -62,6 +64,7 @@ FRAME_SCORERS: dict[str, ScorerEntry] = {
 SCORER_METHODS: dict[str, Method] = {
     "embedded": embedded.METHOD,
     "dual-encoder": dual_encoder.METHOD,
+    "external": external.METHOD,
     "early-layers": image_router.METHOD_EARLY_LAYERS,
     "trained": image_router.METHOD_TRAINED,
 }

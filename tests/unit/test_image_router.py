@@ -135,7 +135,7 @@ def test_auto_proposes_as_auto_scores():
 @pytest.mark.parametrize("scorer", ["early-layers", "trained"])
 def test_without_a_model_there_is_nothing_to_look_into(tmp_path, scorer):
     heads = write_heads(tmp_path / "heads")
-    words = r"none is named; set --answer.model. Scorers that fit this job: embedded, dual-encoder$"
+    words = r"none is named; set --answer.model. Scorers that fit this job: embedded, dual-encoder, external$"
     with pytest.raises(ConfigError, match=words):
         describe(job("", scorer, heads=heads))
 
@@ -174,7 +174,7 @@ def test_heads_must_fit_the_model_and_the_settings(folder, tmp_path, trained, wo
     heads = write_heads(tmp_path / "heads", **trained)
     with pytest.raises(ConfigError, match=words) as error:
         describe(job(folder, "trained", heads=heads))
-    assert str(error.value).endswith("Scorers that fit this job: embedded, dual-encoder, early-layers")
+    assert str(error.value).endswith("Scorers that fit this job: embedded, dual-encoder, external, early-layers")
 
 
 def test_trained_needs_heads(folder, tmp_path):
