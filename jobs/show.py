@@ -34,9 +34,7 @@ TOTALS = """
 WORK = f"""
     SELECT count(*) FILTER (tokens_used > 0) AS model_answers,
         {", ".join(f"coalesce(sum({name}), 0)::BIGINT AS {name}" for name in COST)}
-    FROM (SELECT * FROM answers UNION ALL BY NAME
-        SELECT {", ".join(f"NULL::INTEGER AS {name}" for name in COST)} WHERE false)"""
-"""The union's empty half has the columns that answers of an older version lack."""
+    FROM answers"""
 FAILURES = """
     SELECT error_type, count(*), min(error_message)
     FROM (SELECT error_type, error_message FROM videos UNION ALL SELECT error_type, error_message FROM answers)

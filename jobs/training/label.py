@@ -24,6 +24,7 @@ from jobs.training.settings import LabelConfig, fingerprint
 from jobs.training.states import TRAIN, split_of
 from jobs.training.tables import FLR, QTR
 from pipeline import rows, store
+from pipeline.compress import check_settings
 from pipeline.config import JobConfig, WindowConfig
 from pipeline.errors import ConfigError, JobError
 from pipeline.isolation import Reader
@@ -49,6 +50,7 @@ def label(videos: str, questions: str, out: str, config: LabelConfig) -> dict[st
     if not config.answer.model:
         msg = "labels come from a model's answers, and none is named; give --answer.model"
         raise ConfigError(msg)
+    check_settings(config.compress)
     scorer = find_scorer(config.score)
     if scorer.refine is not None:
         msg = (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jobs.training import parts
-from jobs.training.label import flr_row, qtr_row, vote, write_labels
+from jobs.training.label import flr_row, label, qtr_row, vote, write_labels
 from jobs.training.labeller import judge, read_question
 from jobs.training.look import find_video, times_to_see
 from jobs.training.loop import join, mixed
@@ -20,7 +20,7 @@ from jobs.training.settings import LabelConfig, RoutersConfig, fingerprint
 from jobs.training.states import read_states, split_of
 from jobs.training.tables import PROBED, STATES
 from pipeline import rows
-from pipeline.config import AnswerConfig, PoolConfig
+from pipeline.config import AnswerConfig, CompressConfig, PoolConfig
 from pipeline.errors import ConfigError, ProbeError
 
 GOOD = {"id": "a", "video": "v.mp4", "question": "Is there a fire?", "kind": "flag", "answer": "yes"}
@@ -30,6 +30,13 @@ def read(tmp_path, *items):
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(f"{item if isinstance(item, str) else json.dumps(item)}\n" for item in items))
     return list(read_questions(str(path)))
+
+
+def test_a_setting_that_the_compressor_does_not_read_is_refused():
+    compress = CompressConfig(compressor="dycoke", threshold=0.5)
+    config = LabelConfig(answer=AnswerConfig(model="package:world/model"), compress=compress)
+    with pytest.raises(ConfigError, match=r"threshold.*dycoke"):
+        label("videos", "questions.jsonl", "out", config)
 
 
 def test_questions_are_read_from_lines_and_tables(tmp_path):
