@@ -18,6 +18,7 @@ COMMANDS = {
     "answer": "answer questions over an archive of videos",
     "index": "read one long video into a folder of keys and values, answer questions from it",
     "show": "look at results: a summary, or SQL over the Parquet",
+    "status": "how far a run is, from what it has committed",
     "submit": "run one of these commands as a job of a Ray cluster",
     "train": "label questions with known answers, train what routes",
     "world": "generate videos and questions whose answers are known",

@@ -188,9 +188,8 @@ def _recover(run: Run) -> None:
     closed = [store.join(run.folder, name) for name in ("stats.json", "recovered.json")]
     if any(store.exists(uri) for uri in closed):
         return
-    for entry in list(store.list_files(store.join(run.folder, "commits"), missing_ok=True)):
-        if entry.uri.endswith(".json"):
-            _publish(run, _read_json(entry.uri))
+    for part in list(commits(run)):
+        _publish(run, part)
     orphans = list(store.list_files(run.staging, missing_ok=True))
     for entry in orphans:
         store.delete(entry.uri)
@@ -216,8 +215,21 @@ def commit(run: Run, part: Row) -> None:
                 " Let one run finish, then start the other; nothing is lost, the work is done again"
             )
             raise StoreError(msg)
-    _write_json(record, part)
+    _write_json(record, {**part, "committed_s": time.time()})
     _publish(run, part)
+
+
+def commits(run: Run) -> Iterator[Row]:
+    """Yield what a run has committed: rows.PART, and when in `committed_s` (seconds since 1970)."""
+    for entry in store.list_files(store.join(run.folder, "commits"), missing_ok=True):
+        if entry.uri.endswith(".json"):
+            yield _read_json(entry.uri)
+
+
+def manifest_rows(run: Run, of: str) -> int | None:
+    """Return how many `files` or `windows` a run has to do, from footers; None = it is not written down yet."""
+    files = list(store.list_files(run.manifest(of), missing_ok=True))
+    return sum(num_rows(entry.uri) for entry in files) if files else None
 
 
 def _publish(run: Run, part: Row) -> None:

@@ -1,0 +1,101 @@
+"""How far a run is, from what it has committed."""
+
+import json
+
+import pytest
+
+from jobs import status
+from pipeline import ledger, rows, sink, store
+from pipeline.config import JobConfig
+from pipeline.errors import ConfigError
+from pipeline.queries import Query
+
+MODELS = {"scorer": "embedded v1", "answerer": "@"}
+
+
+@pytest.fixture
+def out(tmp_path):
+    return str(tmp_path / "out")
+
+
+def begun(out, num_files):
+    queries = [Query("q", "a dog", "find")]
+    run = ledger.open_run(out, JobConfig(), queries, MODELS)
+    ledger.start_run(run, JobConfig(), queries, MODELS, {})
+    files = [{"uri": f"{number}.mp4", "video_id": str(number)} for number in range(num_files)]
+    ledger.write_parts(run.manifest("files"), files, rows.FILE)
+    return run
+
+
+def commit(run, *names, error=""):
+    videos = [
+        {"video_id": one, "version": "1", "uri": one, "probe_s": 0.0, "error_type": error} for one in names
+    ]
+    table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.VIDEOS))
+    ledger.commit(run, next(rows.to_rows(table)))
+
+
+def test_a_run_on_its_way(out, monkeypatch, capsys):
+    clock = iter([100.0, 110.0, 130.0])
+    run = begun(out, 12)
+    monkeypatch.setattr(ledger.time, "time", lambda: next(clock))
+    commit(run, "0", "1")
+    commit(run, "2", "3", error="ProbeError")
+    commit(run, "4", "5")
+    found = status.read(out)
+    videos, windows, verdicts = found["stages"]
+    # two of three commits' files came between the first and the last, 30 s apart
+    assert videos == {
+        "name": "videos",
+        "done": 6,
+        "failed": 2,
+        "total": 12,
+        "per_s": pytest.approx(4 / 30, abs=1e-6),
+    }
+    assert (windows["done"], windows["total"], windows["per_s"]) == (0, None, None)
+    assert verdicts["total"] is None
+    assert (found["state"], found["last_commit_s"]) == ("open", 130.0)
+    assert status.lines(found, 175.0)[:2] == [
+        f"run {run.run_id}: open, last commit 45 s ago",
+        "  videos    6 of 12, 2 failed, 0.133/s, about 45 s left",
+    ]
+    monkeypatch.undo()
+    assert status.main([out]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
+
+
+def test_a_run_that_has_just_begun_and_one_that_is_done(out):
+    run = begun(out, 1)
+    assert status.lines(status.read(out), 0.0)[0] == f"run {run.run_id}: open, nothing committed yet"
+    commit(run, "0")
+    ledger.close_run(run, {})
+    found = status.read(out, run.run_id)
+    assert found["state"] == "done"
+    assert status.lines(found, found["last_commit_s"] + 3700)[:2] == [
+        f"run {run.run_id}: done, last commit 1 h 1 min ago", "  videos    1 of 1, 0 failed"
+    ]  # fmt: skip
+
+
+def test_commits_of_an_older_version_have_no_time(out):
+    run = begun(out, 2)
+    commit(run, "0")
+    [entry] = store.list_files(store.join(run.folder, "commits"))
+    old = json.loads(store.read_bytes(entry.uri))
+    store.write_bytes(entry.uri, json.dumps({k: v for k, v in old.items() if k != "committed_s"}).encode())
+    found = status.read(out)
+    assert (found["stages"][0]["done"], found["last_commit_s"]) == (1, None)
+
+
+def test_a_run_that_was_cut_short(out):
+    run = begun(out, 2)
+    commit(run, "0")
+    begun(out, 1)
+    assert status.read(out, run.run_id)["state"] == "cut short"
+
+
+@pytest.mark.parametrize(("run_id", "says"), [("", "found no run"), ("other", "found no run 'other'")])
+def test_no_such_run(out, run_id, says):
+    if run_id:
+        begun(out, 1)
+    with pytest.raises(ConfigError, match=says):
+        status.read(out, run_id)
