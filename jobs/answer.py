@@ -202,7 +202,7 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
         ModelError: a model's folder is not what it should be.
     """
     from actors.models.tables import describe_router, describe_scorer, find_answerer
-    from pipeline.compress import TOKEN_COMPRESSORS, check_settings
+    from pipeline.compress import TOKEN_COMPRESSORS, check_settings, check_whole
     from pipeline.compress.policy import describe_policy
     from pipeline.decode import DECODERS
     from pipeline.plugins import find
@@ -217,6 +217,8 @@ def _resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     find(SAMPLERS, config.window.sampler, "SAMPLERS")
     answerer = find_answerer(config.answer)
     facts = answerer.describe(config.answer)
+    if facts.tokens_per_frame and not facts.cuts_frames:
+        check_whole(config.compress, config.answer.model)
     scorer, scorer_facts = describe_scorer(config, facts)
     selector = find_selector(config, refines=scorer.refine is not None)
     router, router_facts = describe_router(config, facts)

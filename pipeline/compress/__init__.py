@@ -61,3 +61,18 @@ def check_settings(settings: CompressConfig) -> None:
             other = "policy" if settings.policy else "threshold"
             msg = f"{idle} beside --compress.{other}; leave out one of the two"
             raise ConfigError(msg)
+
+
+def check_whole(settings: CompressConfig, model: str) -> None:
+    """Refuse a compressor for a model whose visual tokens nobody gets to see; the default shows its frames whole.
+
+    Raises:
+        ConfigError: which compressor, and those that fit.
+    """
+    fit = ("none", CompressConfig().compressor)
+    if settings.compressor not in fit:
+        msg = (
+            f"--compress.compressor {settings.compressor!r} needs the visual tokens of --answer.model {model!r}, which"
+            f" is no model of a known family: its frames are shown whole. Compressors that fit: {', '.join(fit)}"
+        )
+        raise ConfigError(msg)

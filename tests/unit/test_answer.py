@@ -11,7 +11,7 @@ from jobs import answer
 from pipeline.config import AnswerConfig, CompressConfig, DecodeConfig, JobConfig, PlanConfig, ScoreConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.queries import Query, one_query
-from tests import tiny_models
+from tests import tiny_models, tiny_models_any
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +45,16 @@ def test_nothing_heavy_is_loaded_before_the_arguments_are_read():
 def test_names_that_do_not_exist(config, hint):
     with pytest.raises((ConfigError, ModelError), match=hint):
         answer._resolve(config, [one_query("a dog")])
+
+
+def test_what_needs_visual_tokens_is_refused_for_models_that_hide_them(tmp_path):
+    answering = AnswerConfig(model=str(tiny_models_any.build("gemma3", tmp_path)))
+    queries = [Query("q", "a dog", "flag")]
+    answer._resolve(JobConfig(answer=answering), queries)
+    for compressor in ("dtd", "dycoke"):
+        config = JobConfig(answer=answering, compress=CompressConfig(compressor=compressor))
+        with pytest.raises(ConfigError, match=r"shown whole. Compressors that fit: none, uniform"):
+            answer._resolve(config, queries)
 
 
 @pytest.fixture(scope="module")
