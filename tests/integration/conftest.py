@@ -46,11 +46,19 @@ def ray_address(tmp_path_factory) -> Iterator[str]:
 
 
 def free_port() -> int:
-    import socket
+    return free_ports(1)[0]
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+
+def free_ports(count: int) -> list[int]:
+    """Different ones: each is held until all are found."""
+    import socket
+    from contextlib import ExitStack
+
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 def wait_for_ray(address: str, head: subprocess.Popen[bytes]) -> None:

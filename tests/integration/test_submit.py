@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import store
-from tests.integration.conftest import QUIET, RAY, ROOT, Finished, free_port, wait_for_ray
+from tests.integration.conftest import QUIET, RAY, ROOT, Finished, free_port, free_ports, wait_for_ray
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
@@ -25,22 +26,29 @@ S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"
 def dashboard() -> Iterator[str]:
     """The dashboard of a head of its own."""
     folder = Path(f"/tmp/rj{os.getpid()}")  # short: socket paths are limited to 107 characters
-    port, web, agent, grpc, metrics, client = (free_port() for _ in range(6))
+    port, web, agent, grpc, metrics, client = free_ports(6)
     start = [
         RAY, "start", "--head", f"--port={port}", "--num-cpus=3", f"--dashboard-port={web}",
         "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}",
         f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}",
         f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--block", "--disable-usage-stats",
     ]  # fmt: skip
+    # `python` of the cluster's image is the one with the dependencies
+    path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
     with Path(f"/tmp/rj{os.getpid()}.log").open("wb") as log:
         head = subprocess.Popen(
-            start, env={**os.environ, **QUIET, **TOKEN}, stdout=log, stderr=log, start_new_session=True
+            start,
+            env={**os.environ, **QUIET, **TOKEN, "PATH": path},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         wait_for_ray(f"127.0.0.1:{port}", head)
         yield f"http://127.0.0.1:{web}"
     finally:
-        os.killpg(head.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it never came up
+            os.killpg(head.pid, signal.SIGKILL)
         head.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
 
