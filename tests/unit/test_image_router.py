@@ -174,7 +174,9 @@ def test_heads_must_fit_the_model_and_the_settings(folder, tmp_path, trained, wo
     heads = write_heads(tmp_path / "heads", **trained)
     with pytest.raises(ConfigError, match=words) as error:
         describe(job(folder, "trained", heads=heads))
-    assert str(error.value).endswith("Scorers that fit this job: embedded, dual-encoder, external, early-layers")
+    assert str(error.value).endswith(
+        "Scorers that fit this job: embedded, dual-encoder, external, early-layers"
+    )
 
 
 def test_trained_needs_heads(folder, tmp_path):
