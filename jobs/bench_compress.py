@@ -110,7 +110,7 @@ def _plain(value: object) -> str:
 
 
 def measure(args: Arguments) -> "Found":
-    """Return what was found; what must be equal is checked first, time is taken last.
+    """Return what was found; time is taken last.
 
     Raises:
         ConfigError: no such entry, or labels and clips do not fit.
@@ -124,10 +124,10 @@ def measure(args: Arguments) -> "Found":
 
     device = pick_device(1)
     ways = chosen(args)
-    world = ask_world(ways, args.videos, args.score, device)
     clips = None
-    if args.media:
+    if args.media:  # first: of all that is given only clips and labels may not fit
         clips = watch_clips(ways, args.media, args.labels, args.clip_model, ScoreConfig(), device)
+    world = ask_world(ways, args.videos, args.score, device)
     speed = measure_speed(ways, args.repeats, device, args.shape, args.frames)
     return Found(ways, world, speed, clips)
 
