@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
     }  # fmt: skip
     is_usual = not args.frames and not args.policies and args.model == Arguments.model
     lacking = [] if is_usual else ["the settings are not the usual ones"]
-    write_report("kv", report(rows, found, args.model), args.report, lacking)
+    write_report("kv", report(rows, found, args.model, command(args)), args.report, lacking)
     print(json.dumps(document))
     return 0 if document["pass"] else 1
 
@@ -153,7 +153,23 @@ def figures(
     return found
 
 
-def report(rows: Sequence[Row], found: dict[str, dict[str, Any]], model: str) -> list[str]:
+def command(args: Arguments) -> str:
+    """Return the command that repeats a run; a model's folder is nobody else's."""
+    words = [
+        PROG,
+        *(f"--frames {one}" for one in args.frames),
+        *(f"--policies {one}" for one in args.policies),
+    ]
+    usual = Arguments()
+    words += ["--model DIR"] if args.model != usual.model else []
+    words += [f"--frame-px {args.frame_px}"] if args.frame_px != usual.frame_px else []
+    words += [f"--device {args.device}"] if args.device != usual.device else []
+    return " ".join(words)
+
+
+def report(
+    rows: Sequence[Row], found: dict[str, dict[str, Any]], model: str, repeats: str = PROG
+) -> list[str]:
     """Return the report as Markdown lines."""
     head = ("policy", "frames", "held MB", "RSS MB", "disk MB", "read s", "first token s")
     cells = [
@@ -166,7 +182,7 @@ def report(rows: Sequence[Row], found: dict[str, dict[str, Any]], model: str) ->
          "yes" if one["holds"] else "no") for policy, one in found.items()
     ]  # fmt: skip
     told = [
-        "# KV cache policies", "", *circumstances(PROG),
+        "# KV cache policies", "", *circumstances(repeats),
         f"- `{model}`; {json.dumps(_SETTINGS)}", "", *(__doc__ or "").splitlines()[2:], "",
     ]  # fmt: skip
     return [*told, *table(head, cells), "", *table(judged, judgements)]

@@ -25,6 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from actors.models import Device, Floats, FrameScorer, ScorerFacts
+from actors.models.loading import sample_of
 from actors.models.packaged import folder_of
 from pipeline.config import STRICT, Count, Positive, ScoreConfig
 from pipeline.errors import ModelError
@@ -51,7 +52,6 @@ GRAPHS = {FRAMES_FILE: (("pixels",), "features"), SELECT_FILE: (("features", "in
 """Names of inputs and of the output."""
 FRAMES_PER_CALL = 1
 """One at a time: a frame's features do not depend on its neighbours, to the last bit."""
-SAMPLE_BYTES = 1 << 16
 NO_TOKEN = -1.0
 
 Three = Annotated[tuple[float, float, float], Field()]
@@ -215,13 +215,8 @@ def _session(name: str, path: Path, device: Device) -> Any:
 
 
 def _digest(folder: Path) -> str:
-    """Return 12 hex digits over the small files, and over size, head and tail of each other one."""
+    """Return 12 hex digits over name, size, head and tail of each file."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        size_bytes = path.stat().st_size
-        digest.update(f"{path.name} {size_bytes}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(SAMPLE_BYTES))
-            file.seek(max(0, size_bytes - SAMPLE_BYTES))
-            digest.update(file.read(SAMPLE_BYTES))
+        digest.update(sample_of(path))
     return digest.hexdigest()[:12]

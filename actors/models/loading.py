@@ -148,13 +148,17 @@ def _content_hash(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         digest.update(path.name.encode() + path.read_bytes())
     for path in sorted(folder.glob(_WEIGHT_FILES)):
-        size_bytes = path.stat().st_size
-        digest.update(f"{path.name} {size_bytes}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size_bytes - _SAMPLE_BYTES))
-            digest.update(file.read(_SAMPLE_BYTES))
+        digest.update(sample_of(path))
     return digest.hexdigest()[:12]
+
+
+def sample_of(path: Path) -> bytes:
+    """Return name, size, head and tail of a file that is too large to be read for a digest."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_SAMPLE_BYTES)
+        file.seek(max(0, size_bytes - _SAMPLE_BYTES))
+        return f"{path.name} {size_bytes}".encode() + head + file.read(_SAMPLE_BYTES)
 
 
 def read_config(files: ModelFiles) -> Any:

@@ -61,3 +61,11 @@ def test_shares_are_not_judged_without_what_they_are_shares_of(policy):
 def test_one_length_says_nothing_of_growth():
     with pytest.raises(ConfigError, match="two different lengths"):
         bench_kv.main(["--frames", "64"])
+
+
+def test_the_report_names_the_command_that_repeats_it():
+    asked = bench_kv.Arguments(frames=(64, 4096), policies=("none", "rekv"), model="/some/folder")
+    assert bench_kv.command(bench_kv.Arguments()) == "reelsift bench kv"
+    assert bench_kv.command(asked) == (
+        "reelsift bench kv --frames 64 --frames 4096 --policies none --policies rekv --model DIR"
+    )
