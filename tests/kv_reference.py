@@ -175,3 +175,45 @@ def groups_of(prompt, group_frames):
 
 __all__ = ["KINDS", "KvCache", "KvSettings", "Reference", "build_model", "cut", "embed", "fill", "groups_of",
            "library_logits", "logits", "make_prompt"]  # fmt: skip
+
+
+QUESTION = [5, 6, 7]
+LIVE = {
+    "long_tokens": 10,
+    "top_share": 0.4,
+    "recent_frames": 2,
+    "observers": 4,
+    "page_tokens": 3,
+    "page_share": 0.4,
+}
+
+
+def whole(model, prompt):
+    """Return embeddings and plain positions of a prompt with the question behind it."""
+    behind = range(prompt.next_position, prompt.next_position + len(QUESTION))
+    positions = prompt.positions_PL.T.tolist() + [[at] * len(prompt.positions_PL) for at in behind]
+    return torch.cat([prompt.embeds_LD, embed(model, QUESTION)]), positions
+
+
+def slow(model, prompt, see):
+    embeds, _ = whole(model, prompt)
+    return Reference(model, see).run(embeds)[-len(QUESTION) :]
+
+
+def lay_out(prompt, places):
+    """Return the positions of some tokens, closed up: frames keep their shape."""
+    frame_of = {at: number for number, frame in enumerate(prompt.frames) for at in frame}
+    found, base, number, behind = {}, 0, None, 0
+    axes = len(prompt.positions_PL)
+    for at in places:
+        if axes == 1 or at not in frame_of:
+            base = behind
+            found[at] = [base] * axes
+            behind = base + 1
+            continue
+        if frame_of[at] != number:
+            number, base = frame_of[at], behind
+        start = prompt.positions_PL[:, prompt.frames[number][0]].tolist()
+        found[at] = [base + int(prompt.positions_PL[axis, at]) - start[axis] for axis in range(axes)]
+        behind = base + 3  # frames here are 2 x 3
+    return found, behind
