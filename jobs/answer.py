@@ -239,13 +239,14 @@ def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
     """
     import json
 
+    from jobs.parts import as_staged
     from pipeline import ledger
 
     print(f"{name}:", file=sys.stderr)
     counters: Counter[str] = Counter()
     started = time.monotonic()
     try:
-        for part in parts.iter_rows():
+        for part in as_staged(parts):
             ledger.commit(run, part)
             counters.update(json.loads(part["counters"]))
     except JobError:

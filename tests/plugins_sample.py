@@ -1,7 +1,9 @@
 """Plug-ins as somebody else's package would bring them, named by import path; each leaves a mark in the results."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -66,6 +68,31 @@ class Brightness:
 BRIGHTNESS = ScorerEntry(
     describe=lambda _config: ScorerFacts("brightness", FrameSize(8, 8), uses_gpu=False),
     make=lambda _config, _device: Brightness(),
+)
+
+
+class OneByOne(Brightness):
+    """Score a window once all windows before it are committed in the output folder that `--score.model` names."""
+
+    PATIENCE_S = 60
+
+    def __init__(self, out: str):
+        self.out, self.num_scored = Path(out), 0
+
+    def embed_frames(self, data_NHWC):
+        deadline = time.monotonic() + self.PATIENCE_S
+        while len(list(self.out.glob("_run/*/commits/answers*.json"))) < self.num_scored:
+            if time.monotonic() > deadline:
+                msg = f"{self.num_scored} windows are scored, and not all of them committed"
+                raise TimeoutError(msg)
+            time.sleep(0.05)
+        self.num_scored += 1
+        return super().embed_frames(data_NHWC)
+
+
+ONE_BY_ONE = ScorerEntry(
+    describe=lambda _config: ScorerFacts("one by one", FrameSize(8, 8), uses_gpu=False),
+    make=lambda config, _device: OneByOne(config.model),
 )
 
 

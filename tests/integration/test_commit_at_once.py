@@ -1,0 +1,17 @@
+"""A part is committed when it is staged, not when the next one is: what a kill costs does not hang on what comes after."""
+
+from tests.integration.results import read
+
+
+def test_a_part_is_committed_while_the_next_is_worked_on(reelsift, clips, tmp_path):
+    out = tmp_path / "out"
+    done = reelsift(
+        "answer", clips / "bikes.mp4", out, "--query", "a bicycle",
+        "--window.length-s", "2", "--sink.windows-per-part", "1",
+        # each window is scored only when all before it are committed
+        "--score.scorer", "tests.plugins_sample:ONE_BY_ONE", "--score.model", out, "--score.pool.max-size", "1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    answers = read(out, "answers")
+    assert len(answers) > 3
+    assert [row["error_message"] for row in answers] == [""] * len(answers)
