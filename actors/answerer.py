@@ -70,7 +70,7 @@ class AnswerActor:
         with exit_on_poisoned_cuda():
             opened = [guard(self._open, row) for row in rows.to_rows(table)]
             good = [row for row in opened if not row["error_type"]]
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             try:
                 with poisoned_is_fatal():
                     given = self._answer(good)
@@ -78,9 +78,15 @@ class AnswerActor:
                 raise
             except Exception as error:
                 raise bug(error, ", ".join(row["window_id"] for row in good)) from error
-            share_s = (time.perf_counter() - started) / max(1, sum(len(row["query_ids"]) for row in good))
+            num_asked = max(1, sum(len(row["request"].asks) for row in good))
+            share_s = (time.perf_counter() - started) / num_asked
+            share_cpu_s = (time.process_time() - cpu_started) / num_asked
         closed = {
-            row["window_id"]: self._close(row, found, share_s) for row, found in zip(good, given, strict=True)
+            row["window_id"]: {
+                **self._close(row, found, share_s),
+                "answer_cpu_s": share_cpu_s * len(row["request"].asks),
+            }
+            for row, found in zip(good, given, strict=True)
         }
         answered = (closed.get(row["window_id"]) or self._with_failures(row) for row in opened)
         return rows.to_table(answered, rows.ANSWERED)

@@ -112,8 +112,10 @@ def read_paths(args: Arguments) -> tuple[str, str, str]:
 def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_run: bool) -> int:
     from jobs import summary
     from pipeline import ledger
+    from pipeline.listing import check_apart
 
     started = time.monotonic()
+    check_apart(videos, out)
     plan = resolve(config, queries)
     if dry_run:
         return _dry_run(videos, out, queries, config, plan)

@@ -67,7 +67,7 @@ def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
     found = _slices(ledger.cut(files, FILES_PER_TASK)).map_batches(
         partial(ledger.read_slices, rows.FILE), **DECODING
     )
-    videos = found.map_batches(on_rows(partial(stages.probe, job.reader), rows.VIDEOS), **DECODING)
+    videos = found.map_batches(on_rows(partial(stages.probe, job.reader), rows.PROBED), **DECODING)
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
     return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
 

@@ -40,15 +40,17 @@ def _head(window: Row, query: Query) -> Row:
         "uri",
         "start_s",
         "end_s",
-        "decode_s",
-        "score_s",
         "frames_planned",
         "read_bytes",
         "read_requests",
     )
     qualities = [sample["quality"] for sample in window.get("samples", ())]
+    num_queries = len(window.get("query_ids", ())) or 1
+    decode_s = window.get("decode_s", 0.0) + window.get("evidence_s", 0.0)
     return {
         **{name: window[name] for name in keys if name in window},
+        "decode_s": decode_s / num_queries,
+        "score_s": window.get("score_s", 0.0) / num_queries,
         "frames_stale": qualities.count("stale"),
         "frames_missing": qualities.count("missing"),
         "query_id": query.query_id,
@@ -86,7 +88,6 @@ def answer_row(
         "tokens_dense": answer.tokens_dense,
         "tokens_used": answer.tokens_used,
         **_cost(answer.cost),
-        "decode_s": window["decode_s"] + window.get("evidence_s", 0.0),
         "answer_s": answer_s,
         "error_type": "AnswerError" if answer.error else "",
         "error_message": answer.error,

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import random
+import resource
 import socket
 import threading
 import time
@@ -72,20 +73,24 @@ class Reader:
     """Folder of the run in which videos are written down that are not opened again."""
 
     def probe(self, file: Row) -> Row:
-        """Return the probe columns of rows.VIDEOS for one rows.FILE row.
+        """Return what `probe_from` finds, wherever it was read."""
+        return self.probe_from(file)[0]
+
+    def probe_from(self, file: Row) -> tuple[Row, Origin]:
+        """Return the probe columns of rows.VIDEOS for one rows.FILE row, and where they were read from.
 
         Raises:
             ProbeError: nothing in the file can be decoded, or it breaks the decoder.
             StoreError: the object store is out of reach.
         """
-        columns, _ = self._ask(file, {"is": "probe"}, 0, ProbeError, _columns)
+        columns, origin = self._ask(file, {"is": "probe"}, 0, ProbeError, _columns)
         if not 0 < columns["duration_s"] <= LONGEST_S:
             msg = (
                 f"{file['uri']}: its times say that it lasts {columns['duration_s']:g} s, expected at most"
                 f" {LONGEST_S:g} s; they are damaged, write the file anew"
             )
             raise ProbeError(msg)
-        return columns
+        return columns, origin
 
     def sample(self, window: Row, size: FrameSize, policy: Policy) -> tuple[Frames, Origin]:
         """Return the pictures that the sampler chooses of a rows.WINDOW row, and where they were read from.
@@ -327,6 +332,13 @@ def _new_child(config: DecodeConfig, window: WindowConfig) -> Child:
         " give it more with --decode.memory-mb, or look whether this machine is out of memory"
     )
     raise ConfigError(msg)
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds that this process and its decoding children, ended ones included, have taken so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    running_s = _current[1].cpu_s() if _current is not None else 0.0
+    return time.process_time() + usage.ru_utime + usage.ru_stime + running_s
 
 
 def drop_child() -> None:

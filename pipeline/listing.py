@@ -57,6 +57,28 @@ def list_videos(uri: str) -> Iterator[Row]:
         }
 
 
+def check_apart(videos: str, out: str) -> None:
+    """Refuse results inside the folder or prefix that is walked for videos: each run would walk what it writes.
+
+    Raises:
+        ConfigError: both places.
+    """
+    if is_manifest(videos):
+        return
+    source, target = _real(videos), _real(out)
+    if target == source or (not MAGIC.search(videos) and target.startswith(f"{source}/")):
+        msg = (
+            f"the output folder {out} is {'the same as' if target == source else 'inside'} {videos}, where the videos"
+            " lie; give OUT a place of its own, beside them"
+        )
+        raise ConfigError(msg)
+
+
+def _real(uri: str) -> str:
+    """Return a place without links and detours, and without the slash at its end."""
+    return uri.rstrip("/") if "://" in uri else os.path.realpath(Path(uri).expanduser())
+
+
 def _find_videos(uri: str) -> Iterator[FileEntry]:
     """Yield the videos of a folder or pattern, or the one file."""
     folder, pattern = _split(uri)

@@ -168,7 +168,11 @@ visual prompt heads prefilled, prompt tokens (visual ones and the question's) th
 batches that ran out of memory and were halved, tokens that went through its first layers for an image router. What an
 earlier answer of the same call paid for is not counted again, so sums over answers are what was really computed; all
 but `decode_steps`: those are the steps the answer took part in, and answers of one call share steps. `decode_passes`
-counts each step once. All are 0 where no language model was asked."""
+counts each step once. All are 0 where no language model was asked.
+
+`decode_s`, `score_s` and `answer_s` are seconds that a worker was busy. What is done once for all questions of a window
+(decoding, evidence included, and scoring) is split evenly between them, so that sums over answers are what was really
+spent. `frames_*` and `read_*` are the window's, the same in each of its answers."""
 
 VERDICTS = pa.schema(
     [
@@ -193,6 +197,11 @@ VERDICTS = pa.schema(
 TABLES = {"videos": VIDEOS, "frames": FRAMES, "answers": ANSWERS, "verdicts": VERDICTS}
 
 # --- between stages ----------------------------------------------------------------------------------
+
+PROBED = pa.schema(
+    [*VIDEOS, ("probe_cpu_s", pa.float32()), ("probe_bytes", pa.int64()), ("probe_requests", pa.int32())]
+)
+"""A row of VIDEOS and what probing it took; bytes and requests of a bucket."""
 
 FILE = pa.schema([*_KEY, ("size_bytes", pa.int64()), ("etag", pa.string()), *_ERROR])
 """One object or file found by listing."""
@@ -222,6 +231,7 @@ _SAMPLED = [
     ("read_bytes", pa.int64()),
     ("read_requests", pa.int32()),
     ("decode_s", pa.float32()),
+    ("decode_cpu_s", pa.float32()),
 ]
 DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), *_ERROR])
 """A window with its sampled frames, uint8 [N, H, W, 3] at the scorer's size. `samples` has one entry per sampled time,
@@ -229,7 +239,12 @@ DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), *_ERROR])
 before the window counts from the window's start. `slow` says which frames differ from the last such one; all do where
 no selector asks for it."""
 
-_SCORED = [("embedding", ARRAY), ("relevance", ARRAY), ("score_s", pa.float32())]
+_SCORED = [
+    ("embedding", ARRAY),
+    ("relevance", ARRAY),
+    ("score_s", pa.float32()),
+    ("score_cpu_s", pa.float32()),
+]
 SCORED = pa.schema([*_WINDOW, *_SAMPLED, *_SCORED, *_ERROR])
 """Pixels are gone; float32 embedding [N, E] and relevance [N, P], P texts as `queries.texts` orders them."""
 
@@ -241,7 +256,8 @@ router looks at before the plan is final, `fallback` those of the global plan th
 EVIDENCE_FRAMES = pa.schema(
     [
         *_WINDOW, *_SAMPLED, *_SCORED, *_PLANNED,
-        ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY), ("evidence_s", pa.float32()), *_ERROR,
+        ("evidence_index", pa.list_(pa.int32())), ("evidence_pixels", ARRAY),
+        ("evidence_s", pa.float32()), ("evidence_cpu_s", pa.float32()), *_ERROR,
     ]
 )  # fmt: skip
 """Frames any plan spends tokens on, has for candidates or may fall back to, decoded again at the answerer's size;
@@ -253,7 +269,10 @@ ANSWERED = pa.schema(
         *_SAMPLED,
         ("embedding", ARRAY),
         ("score_s", pa.float32()),
+        ("score_cpu_s", pa.float32()),
         ("evidence_s", pa.float32()),
+        ("evidence_cpu_s", pa.float32()),
+        ("answer_cpu_s", pa.float32()),
         ("answers", pa.list_(pa.struct(list(ANSWERS)))),
         *_ERROR,
     ]

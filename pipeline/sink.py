@@ -6,6 +6,7 @@ commits (ledger.py). A part's name comes from the rows in it, so a task that Ray
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -14,10 +15,26 @@ from pipeline import rows, store
 from pipeline.rows import Row
 
 
+PROBING = ("probe_s", "probe_cpu_s", "probe_bytes", "probe_requests")
+"""Counters of probed files."""
+DECODING = (
+    "decode_s",
+    "decode_cpu_s",
+    "score_s",
+    "score_cpu_s",
+    "evidence_s",
+    "evidence_cpu_s",
+    "answer_cpu_s",
+)
+"""Counters of windows."""
+
+
 def stage_part(
     staging: str, tables: Mapping[str, pa.Table], names: Sequence[str], counters: Mapping[str, float]
 ) -> Row:
     """Write one Parquet file per non-empty table and return the rows.PART row that describes them.
+
+    Its counters are those given, and what writing took.
 
     Args:
         staging: folder of this run's staged files.
@@ -28,23 +45,31 @@ def stage_part(
     Raises:
         StoreError: the output folder cannot be written.
     """
+    started, cpu_started = time.perf_counter(), time.process_time()
+    written_bytes = 0
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
     part_id = f"{'-'.join(sorted(tables))}-{digest}"
     files: list[Row] = []
     for table, content in tables.items():
         if content.num_rows:
             staged = store.join(staging, f"{part_id}.{table}.parquet")
-            store.write_table(staged, content)
+            written_bytes += store.write_table(staged, content)
             files.append({"table": table, "staged": staged})
+    written = {
+        "written_bytes": written_bytes,
+        "written_files": len(files),
+        "write_s": time.perf_counter() - started,
+        "write_cpu_s": time.process_time() - cpu_started,
+    }
     return {
         "part_id": part_id,
         "files": files,
-        "counters": json.dumps(dict(counters)),
+        "counters": json.dumps({**counters, **written}),
     }
 
 
 def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
-    """Stage probed files (rows.VIDEOS) as one part; return its rows.PART table.
+    """Stage probed files (rows.PROBED) as one part; return its rows.PART table.
 
     The table is never made into rows: the key times of one long video may be 100,000 numbers.
     """
@@ -55,7 +80,7 @@ def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
     counters = {
         "videos": len(videos),
         "failed_videos": sum(1 for found in table["error_type"].to_pylist() if found),
-        "probe_s": sum(table["probe_s"].to_pylist()),
+        **{name: sum(table[name].to_pylist()) for name in PROBING},
     }
     part = stage_part(staging, {"videos": videos}, table["video_id"].to_pylist(), counters)
     return rows.to_table([part], rows.PART)
@@ -85,9 +110,8 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
         "tokens_used": sum(answer["tokens_used"] for answer in answers),
         "model_answers": sum(1 for answer in answers if answer["tokens_used"]),
         **{name: sum(answer[name] for answer in answers) for name in rows.COST},
-        "decode_s": sum(window["decode_s"] for window in windows),
-        "score_s": sum(window["score_s"] for window in windows),
-        "evidence_s": sum(window["evidence_s"] for window in windows),
+        "video_s": sum(window["end_s"] - window["start_s"] for window in windows),
+        **{name: sum(window[name] for window in windows) for name in DECODING},
         "answer_s": sum(answer["answer_s"] for answer in answers),
     }
     names = [f"{window['window_id']}:{','.join(window['query_ids'])}" for window in windows]

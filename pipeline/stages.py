@@ -15,7 +15,7 @@ from pipeline.budget import MIN_ROUTE_CONFIDENCE, Plan, plan_evidence, plan_toke
 from pipeline.config import DecodeConfig, PlanConfig, ScoreConfig
 from pipeline.errors import AnswerError, DecodeError, ProbeError
 from pipeline.frames import FrameSize, Policy, Sample
-from pipeline.isolation import Reader
+from pipeline.isolation import Reader, cpu_s
 from pipeline.novelty import novelty
 from pipeline.plugins import find
 from pipeline.queries import Query, columns
@@ -36,14 +36,15 @@ WHOLE_FRAMES = "; frames are shown whole: this model's tokens cannot be cut"
 
 
 def probe(reader: Reader, file: Row) -> Row:
-    """Probe one file (rows.FILE) and return the columns of rows.VIDEOS; an unusable file says why in its own row."""
-    started = time.perf_counter()
+    """Probe one file (rows.FILE) and return the columns of rows.PROBED; an unusable file says why in its own row."""
+    started, cpu_started = time.perf_counter(), cpu_s()
     try:
-        facts = reader.probe(file)
+        facts, origin = reader.probe_from(file)
     except ProbeError as error:
         return {
             "status": error.status,
             "probe_s": time.perf_counter() - started,
+            "probe_cpu_s": cpu_s() - cpu_started,
             "error_type": "ProbeError",
             "error_message": str(error),
         }
@@ -53,7 +54,10 @@ def probe(reader: Reader, file: Row) -> Row:
         "key_gap_s": key_gap_s(facts["key_times_s"], facts["duration_s"]),
         "window_starts_s": [start_s for start_s, _ in windows],
         "num_windows": len(windows),
+        "probe_bytes": origin.num_bytes,
+        "probe_requests": origin.num_requests,
         "probe_s": time.perf_counter() - started,
+        "probe_cpu_s": cpu_s() - cpu_started,
     }
 
 
@@ -66,7 +70,7 @@ def sample_window(reader: Reader, size: FrameSize, window: Row, *, marks_slow: b
     Raises:
         DecodeError: not one of the frames can be decoded, or the file has changed since it was listed.
     """
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), cpu_s()
     policy = policy_for(reader.config, 1 / reader.window.sample_fps, window["key_gap_s"])
     frames, origin = reader.sample(window, size, policy)
     if not len(frames):
@@ -96,6 +100,7 @@ def sample_window(reader: Reader, size: FrameSize, window: Row, *, marks_slow: b
         "read_bytes": origin.num_bytes,
         "read_requests": origin.num_requests,
         "decode_s": time.perf_counter() - started,
+        "decode_cpu_s": cpu_s() - cpu_started,
     }
 
 
@@ -285,7 +290,7 @@ def fetch_evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
     When they cannot be had, the plans that need them carry the reason; questions answered from relevance do not
     suffer from it.
     """
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), cpu_s()
     try:
         found = _evidence(reader, size, window)
     except DecodeError as error:
@@ -294,7 +299,7 @@ def fetch_evidence(reader: Reader, size: FrameSize, window: Row) -> Row:
             for plan in window["plans"]
         ]
         found = {"evidence_index": [], "plans": plans}
-    return {**found, "evidence_s": time.perf_counter() - started}
+    return {**found, "evidence_s": time.perf_counter() - started, "evidence_cpu_s": cpu_s() - cpu_started}
 
 
 def _evidence(reader: Reader, size: FrameSize, window: Row) -> Row:

@@ -122,15 +122,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_table(uri: str, table: pa.Table) -> None:
-    """Write a table as one zstd Parquet file, whole or not at all.
+def write_table(uri: str, table: pa.Table) -> int:
+    """Write a table as one zstd Parquet file, whole or not at all; return its size in bytes.
 
     Raises:
         StoreError: the folder or bucket cannot be written.
     """
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
-    write_bytes(uri, buffer.getvalue().to_pybytes())
+    data = buffer.getvalue().to_pybytes()
+    write_bytes(uri, data)
+    return len(data)
 
 
 def move(source: str, target: str) -> None:

@@ -268,3 +268,39 @@ def test_nothing_is_said_about_a_good_folder(tmp_path, caplog):
     (tmp_path / "notes.txt").touch()
     assert names(tmp_path) == ["a.mp4"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("videos", "out"),
+    [
+        ("in", "in"),
+        ("in", "in/out"),
+        ("in/", "in/deep/../out/"),
+        ("link", "in/out"),
+        ("in", "link/out"),
+        ("s3://b/in", "s3://b/in/"),
+        ("s3://b", "s3://b/out"),
+        ("s3://b/in/", "s3://b/in/out"),
+    ],
+)
+def test_results_inside_the_videos_are_refused(tmp_path, monkeypatch, videos, out):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("link").symlink_to("in")
+    with pytest.raises(ConfigError, match=r"give OUT a place of its own"):
+        listing.check_apart(videos, out)
+
+
+@pytest.mark.parametrize(
+    ("videos", "out"),
+    [
+        ("in", "in2"),
+        ("in/videos", "in"),
+        ("in/*.mp4", "in/out"),
+        ("in.csv", "in.csv.d"),
+        ("s3://b/in", "s3://b/in2"),
+    ],
+)
+def test_results_beside_the_videos_are_not(tmp_path, monkeypatch, videos, out):
+    monkeypatch.chdir(tmp_path)
+    listing.check_apart(videos, out)

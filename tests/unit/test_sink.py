@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -115,11 +116,21 @@ def test_what_a_model_computed_is_summed_over_the_answers_of_all_windows(tmp_pat
 
 
 def test_videos_are_staged_as_they_were_probed(tmp_path):
-    good = {"video_id": "a", "status": "ok", "key_times_s": [0.0, 2.5], "probe_s": 0.5, "error_type": ""}
+    good = {
+        "video_id": "a",
+        "status": "ok",
+        "key_times_s": [0.0, 2.5],
+        "probe_s": 0.5,
+        "probe_bytes": 9,
+        "error_type": "",
+    }
     unlisted = {"video_id": "b", "error_type": "ProbeError", "error_message": "is a folder"}
-    table = rows.to_table([good, unlisted], rows.VIDEOS)
+    table = rows.to_table([good, unlisted], rows.PROBED)
     [part] = rows.to_rows(sink.stage_videos(str(tmp_path), "run", table))
-    assert json.loads(part["counters"]) == {"videos": 2, "failed_videos": 1, "probe_s": 0.5}
+    counters = json.loads(part["counters"])
+    expected = {"videos": 2, "failed_videos": 1, "probe_s": 0.5, "probe_bytes": 9, "written_files": 1}
+    assert expected.items() <= counters.items()
+    assert counters["written_bytes"] == Path(part["files"][0]["staged"]).stat().st_size
     found = pq.read_table(part["files"][0]["staged"])
     assert found.schema.equals(rows.VIDEOS)
     assert [(row["run_id"], row["status"], row["key_times_s"]) for row in found.to_pylist()] == [
