@@ -1,4 +1,4 @@
-"""A part is committed when it is staged, not when the next one is: what a kill costs does not hang on what comes after."""
+"""A part is committed when it is staged, not when the next one is: a long video behind it adds nothing to a kill."""
 
 from tests.integration.results import read
 
