@@ -35,6 +35,8 @@ class Arguments:
     """Entries of TOKEN_COMPRESSORS; by default all, none where only --selectors names some."""
     selectors: tuple[str, ...] = ()
     """Entries of FRAME_SELECTORS; by default all, none where only --compressors names some."""
+    policies: tuple[Path, ...] = ()
+    """Folders written by `reelsift train policy`: each is a row of its own beside the untrained rule's."""
     media: Path | None = None
     """Folder of real clips."""
     labels: Path | None = None
@@ -97,6 +99,7 @@ def command(args: Arguments) -> str:
         for name in options
         if (value := getattr(args, name)) != getattr(Arguments, name)
     ]
+    words += ["--policies " + " ".join(folder.name for folder in args.policies)] if args.policies else []
     words += ["--media DIR"] if args.media else []
     words += ["--labels FILE"] if args.labels else []
     words += ["--clip-model DIR"] if args.clip_model != Arguments.clip_model else []
@@ -140,8 +143,11 @@ def chosen(args: Arguments) -> "list[Way]":
     """
     from jobs.bench_compress_ways import every_way
     from pipeline.compress import TOKEN_COMPRESSORS
+    from pipeline.compress.policy import describe_policy
     from pipeline.select import FRAME_SELECTORS
 
+    for folder in args.policies:
+        describe_policy(str(folder))
     for option, named, known in (
         ("--compressors", args.compressors, TOKEN_COMPRESSORS),
         ("--selectors", args.selectors, FRAME_SELECTORS),
@@ -150,5 +156,5 @@ def chosen(args: Arguments) -> "list[Way]":
             msg = f"{option}: no entry {', '.join(unknown)}; known: {', '.join(known)}"
             raise ConfigError(msg)
     if args.compressors or args.selectors:
-        return every_way(args.compressors, args.selectors, args.budgets)
-    return every_way(list(TOKEN_COMPRESSORS), list(FRAME_SELECTORS), args.budgets)
+        return every_way(args.compressors, args.selectors, args.budgets, args.policies)
+    return every_way(list(TOKEN_COMPRESSORS), list(FRAME_SELECTORS), args.budgets, args.policies)

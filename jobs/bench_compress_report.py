@@ -30,7 +30,9 @@ class Found:
     @property
     def entries(self) -> int:
         """Entries of tables that were compared."""
-        return len({(way.table, way.name) for way in self.ways if way.name != DENSE})
+        return len(
+            {(way.table, way.name) for way in self.ways if way.name != DENSE and not way.settings.policy}
+        )
 
     @property
     def aims(self) -> dict[str, bool]:

@@ -9,6 +9,7 @@ Shape letters: T frames, N tokens of a frame, D hidden size, P probes.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,13 +90,22 @@ def whole(num_frames: int, tokens_per_frame: int, _: int) -> Plan:
 
 
 def every_way(
-    compressors: Sequence[str], selectors: Sequence[str], budgets_pct: Iterable[float]
+    compressors: Sequence[str],
+    selectors: Sequence[str],
+    budgets_pct: Iterable[float],
+    policies: Sequence[Path] = (),
 ) -> list[Way]:
-    """Return what is compared: dense first, then every entry at every budget."""
+    """Return what is compared: dense first, then every entry at every budget, and every trained policy."""
     found = [Way(COMPRESS, DENSE, 100.0, CompressConfig(compressor="none"), whole)]
     budgets_pct = list(budgets_pct)
     for name in compressors:
         found += [_compressor(name, budget_pct) for budget_pct in budgets_pct]
+    for folder in policies:
+        for budget_pct in budgets_pct:
+            settings = CompressConfig(
+                compressor="policy", policy=str(folder), prune_ratio=1 - budget_pct / 100
+            )
+            found.append(Way(COMPRESS, f"policy {folder.name}", budget_pct, settings, whole))
     for name in selectors:
         found += [
             Way(SELECT, name, budget_pct, CompressConfig(compressor=POOLING)) for budget_pct in budgets_pct

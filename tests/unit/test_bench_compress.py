@@ -14,7 +14,8 @@ from jobs.bench_compress_ways import COMPRESS, DENSE, SELECT, draw_clip, every_w
 from jobs.bench_compress_world import Tried, World, frames_shown
 from jobs.bench_route_statistics import Bootstrap
 from pipeline.compress import TOKEN_COMPRESSORS
-from pipeline.errors import ConfigError
+from pipeline.compress.policy import KeepPolicy
+from pipeline.errors import ConfigError, ModelError
 from pipeline.frames import FrameSize
 from pipeline.select import FRAME_SELECTORS
 
@@ -33,6 +34,17 @@ def test_by_default_every_entry_is_compared_and_dense_comes_first():
         DENSE,
         "dycoke",
     ]
+
+
+def test_a_trained_policy_is_a_row_beside_the_tables_entries(tmp_path):
+    folder = tmp_path / "mine"
+    args = Arguments(compressors=("uniform",), budgets=(25.0,), policies=(folder,))
+    with pytest.raises(ModelError, match="mine"):
+        chosen(args)
+    KeepPolicy().save(folder)
+    *_, trained = chosen(args)
+    assert (trained.name, trained.settings.policy) == ("policy mine", str(folder))
+    assert trained.settings.prune_ratio == 0.75
 
 
 def test_who_throws_shares_away_and_who_follows_its_plan():
