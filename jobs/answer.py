@@ -120,10 +120,10 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
     if dry_run:
         return _dry_run(videos, out, queries, config, plan)
     run = ledger.open_run(out, config, queries, plan.models)
-    files, found = _list(videos, run)
+    files, found = list_archive(videos, run)
     counters: Counter[str] | None = None
     if files or ledger.has_open_verdicts(run, queries, found):
-        ledger.start_run(run, config, queries, plan.models, _versions())
+        ledger.start_run(run, config, queries, plan.models, versions())
         counters = _execute(plan, run, config, queries, files, found)
     counts = summary.count(out, queries, found)
     stats = {
@@ -172,7 +172,7 @@ def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan:
     return summary.print_plan(out, config, queries, plan, found=num_found, known=num_known)
 
 
-def _list(videos: str, run: Any) -> tuple[list[Any], Any]:
+def list_archive(videos: str, run: Any) -> tuple[list[Any], Any]:
     """Write down the files that are not in videos/ yet; return where, and the keys of all files.
 
     Raises:
@@ -259,7 +259,7 @@ def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
     return counters
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of what results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 

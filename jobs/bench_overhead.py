@@ -1,0 +1,275 @@
+"""What Ray costs: the same archive through the real job and through a plain loop, on the same number of cores.
+
+Both run as commands of their own, in turns: `reelsift answer` on a Ray of its own, and jobs/plain_loop.py, which calls
+the same functions in as many processes as Ray is given CPUs. Their tables must be equal first, in every column but run
+ids and timings. Then
+
+    ray_share = 1 - CPU seconds of all processes of the loop / CPU seconds of all processes of the job
+
+and the same of wall time; medians of the turns, whole commands, Ray's start and end among them. CPU seconds are what
+holds on a machine that others use too; wall time tells besides how long cores had nothing to do, if nobody else was
+there.
+
+Memory is compared between an archive and one ten times as long: the highest USS of one process of each kind, the object
+store's highest use, and what was spilled, as Ray says it.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jobs import family, ray_figures
+from jobs.bench_report import circumstances, list_files, table, write_report
+from jobs.command_line import parse, require
+from pipeline.errors import JobError
+
+PROG = "reelsift bench overhead"
+TIMINGS = ("run_id", "decode_s", "score_s", "answer_s", "probe_s")
+QUERIES = ("a car", "a rabbit", "a person in a street")
+LONGER = 10
+SHARE_BOUND = 0.1
+GROWTH_BOUND_MB = 64.0
+LEAST_WORK_S = 120.0
+"""A shorter loop says little: Ray's start is a fixed time."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure what Ray costs beside a plain loop, and whether memory stays flat."""
+
+    media: Path
+    """Folder with clips to copy."""
+    copies: int = 3
+    """How often each clip is copied in the short archive; ten times as often in the long one."""
+    turns: int = 2
+    """How often each way goes through the long archive."""
+    window_s: float = 30.0
+    """Seconds of one window."""
+    report: Path | None = None
+    """Markdown file to write; the default is named after the machine and the day, in docs/benchmarks/."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One way through one archive."""
+
+    way: str
+    archive: str
+    windows: int
+    wall_s: float
+    cpu_s: float
+    foreign_cores: float
+    cpu_s_of: dict[str, float]
+    memory_mb: dict[str, list[float]]
+    streams: list[dict[str, Any]]
+    """What Ray says of each stream; empty for the loop."""
+
+
+def main(argv: list[str]) -> int:
+    """Run both ways, compare, write the report; exit code 1 if Ray costs too much or memory grows.
+
+    Raises:
+        ConfigError: the arguments do not fit.
+        JobError: a run failed, or the two ways gave different rows.
+    """
+    args = parse(Arguments, argv, PROG, Arguments.__doc__)
+    require("--copies", args.copies, at_least=1)
+    require("--turns", args.turns, at_least=1)
+    require("--window-s", args.window_s, above=0)
+    clips = list_files("--media", args.media)
+    with tempfile.TemporaryDirectory(prefix="reelsift-overhead-") as folder:
+        short = copied(clips, Path(folder) / "short", args.copies)
+        long = copied(clips, Path(folder) / "long", args.copies * LONGER)
+        turns = [run_turn("ray", short, Path(folder), args.window_s)]
+        digests: set[str] = set()
+        for _ in range(args.turns):
+            for way in ("loop", "ray"):
+                turns.append(run_turn(way, long, Path(folder), args.window_s))
+                digests.add(json.dumps(digest(str(Path(folder) / "out"))))
+                print(f"{way}: {turns[-1].wall_s:.1f} s, {turns[-1].cpu_s:.1f} CPU s", file=sys.stderr)
+    if len(digests) != 1:
+        msg = f"Ray and the loop gave different rows: {' and '.join(sorted(digests))}"
+        raise JobError(msg)
+    figures = compare(turns)
+    is_usual = (args.copies, args.turns, args.window_s) == (
+        Arguments.copies,
+        Arguments.turns,
+        Arguments.window_s,
+    )
+    is_long = figures["loop_wall_s"] >= LEAST_WORK_S
+    passed = (
+        figures["ray_share"] <= SHARE_BOUND
+        and figures["memory_growth_mb"] <= GROWTH_BOUND_MB
+        and not figures["spilled_mb"]
+    )
+    lacking = [] if is_usual else ["--copies, --turns or --window-s are not the usual ones"]
+    lacking += [] if is_long else [f"the loop took less than {LEAST_WORK_S:g} s"]
+    _write(args, turns, figures, lacking)
+    rows = [
+        {name: value for name, value in asdict(turn).items() if name not in ("memory_mb", "streams")}
+        for turn in turns
+    ]
+    print(json.dumps({"bench": "overhead", "pass": passed, "figures": figures, "rows": rows}))
+    return 0 if passed else 1
+
+
+def copied(clips: list[Path], folder: Path, copies: int) -> Path:
+    """Return a folder with each clip so often."""
+    for copy in range(copies):
+        place = folder / f"copy{copy:03d}"
+        place.mkdir(parents=True)
+        for clip in clips:
+            shutil.copy(clip, place / clip.name)
+    return folder
+
+
+def run_turn(way: str, videos: Path, folder: Path, window_s: float) -> Turn:
+    """Run one way over an archive into `folder`/out, which is emptied before.
+
+    Raises:
+        JobError: it failed.
+    """
+    out, figures = folder / "out", folder / "figures.jsonl"
+    shutil.rmtree(out, ignore_errors=True)
+    figures.unlink(missing_ok=True)
+    cores = max(2, len(os.sched_getaffinity(0)))
+    start = ["jobs", "answer"] if way == "ray" else ["jobs.plain_loop", str(cores)]
+    asked = [word for text in QUERIES for word in ("--query", text)]
+    command = [
+        sys.executable,
+        "-m",
+        *start,
+        str(videos),
+        str(out),
+        *asked,
+        "--window.length-s",
+        str(window_s),
+    ]
+    environment = {
+        **ray_figures.environment(figures),
+        # Ray gives each of its processes one thread for numbers; so many processes as cores leave no room for more
+        "OMP_NUM_THREADS": "1",
+        # Ray's workers would step back behind whatever else runs on the machine, the loop would not
+        "RAY_worker_niceness": "0",
+    }
+    said, use = family.run(command, environment)
+    return Turn(
+        way=way,
+        archive=videos.name,
+        windows=json.loads(said.strip().splitlines()[-1])["windows"],
+        streams=ray_figures.read(figures) if way == "ray" else [],
+        **asdict(use),
+    )
+
+
+def compare(turns: list[Turn]) -> dict[str, Any]:
+    """Return the figures: shares as medians over the long archive, growth from the short one to the long."""
+    long = [turn for turn in turns if turn.archive == "long"]
+    of = {
+        (way, name): median(getattr(turn, name) for turn in long if turn.way == way)
+        for way in ("ray", "loop")
+        for name in ("wall_s", "cpu_s")
+    }
+    short_mb, long_mb = (
+        highest(turn for turn in turns if turn.way == "ray" and turn.archive == archive)
+        for archive in ("short", "long")
+    )
+    growth = {kind: long_mb[kind] - short_mb[kind] for kind in short_mb}
+    worst = max(growth, key=lambda kind: growth[kind])
+    return {
+        "ray_share": round(1 - of["loop", "cpu_s"] / of["ray", "cpu_s"], 4),
+        "ray_share_wall": round(1 - of["loop", "wall_s"] / of["ray", "wall_s"], 4),
+        **{f"{way}_{name}": round(value, 1) for (way, name), value in of.items()},
+        "foreign_cores": round(median(turn.foreign_cores for turn in long), 2),
+        "memory_growth_mb": round(growth[worst], 1),
+        "memory_growth_of": worst,
+        "spilled_mb": max(stream["spilled_mb"] for turn in turns for stream in turn.streams),
+    }
+
+
+def highest(turns: Any) -> dict[str, float]:
+    """Return the highest memory of one process of each kind, and of the object store, over some turns of Ray."""
+    found: dict[str, float] = {}
+    for turn in turns:
+        most = {kind: max(values) for kind, values in turn.memory_mb.items()}
+        most["object store"] = max(stream["store_mb"] for stream in turn.streams)
+        for kind, value in most.items():
+            found[kind] = max(found.get(kind, 0.0), value)
+    return found
+
+
+def digest(out: str) -> dict[str, str]:
+    """Return a checksum per table over its rows in a fixed order, run ids and timings left out."""
+    import hashlib
+
+    from pipeline import ledger, rows
+
+    found: dict[str, str] = {}
+    for name, schema in rows.TABLES.items():
+        columns = [column for column in schema.names if column not in TIMINGS]
+        lines = sorted(repr(row) for row in ledger.scan(out, name, columns))
+        found[name] = f"{len(lines)} rows {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
+    return found
+
+
+def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking: list[str]) -> None:
+    """Write the report."""
+    command = f"{PROG} --media DIR --copies {args.copies} --turns {args.turns} --window-s {args.window_s:g}"
+    lines = [
+        "# What Ray costs beside a plain loop, and what grows with the archive",
+        "",
+        *circumstances(command),
+        "",
+        f"Each clip {args.copies} times (short) and {args.copies * LONGER} times (long), windows of {args.window_s:g} s"
+        f" at 1 frame per second, {len(QUERIES)} questions, embedded scorer. The loop calls the same functions in as"
+        " many processes as Ray has CPUs, each with models of its own. All rows of all turns over the long archive are"
+        " equal bit for bit, run ids and timings left out.",
+        "",
+        *table(
+            ["way", "archive", "windows", "wall s", "CPU s", "others' cores"],
+            [
+                [
+                    turn.way,
+                    turn.archive,
+                    f"{turn.windows}",
+                    f"{turn.wall_s:.1f}",
+                    f"{turn.cpu_s:.1f}",
+                    f"{turn.foreign_cores:.2f}",
+                ]
+                for turn in turns
+            ],
+        ),
+        "",
+        f"ray_share = 1 - loop / Ray, medians of whole commands: **{figures['ray_share']:.1%} of CPU time**,"
+        f" {figures['ray_share_wall']:.1%} of wall time. Others' cores are those that strangers to the run kept busy"
+        " meanwhile: where they are not near 0, wall time says little.",
+        "",
+        "CPU seconds per kind of process, last turn of each way:",
+        "",
+    ]
+    last = {turn.way: turn for turn in turns}
+    lines += table(
+        ["way", "process", "CPU s"],
+        [
+            [way, kind, f"{cpu_s:.1f}"]
+            for way in ("ray", "loop")
+            for kind, cpu_s in sorted(last[way].cpu_s_of.items())
+        ],
+    )
+    short_mb, long_mb = (
+        highest(turn for turn in turns if turn.way == "ray" and turn.archive == archive)
+        for archive in ("short", "long")
+    )
+    lines += ["", "Highest memory of one process (USS) and of the object store, MB:", ""]
+    lines += table(
+        ["", "short", "long"],
+        [[kind, f"{short_mb[kind]:.0f}", f"{long_mb[kind]:.0f}"] for kind in sorted(short_mb)],
+    )
+    lines += ["", f"Spilled: {figures['spilled_mb']:g} MB."]
+    write_report("overhead", lines, args.report, lacking)
