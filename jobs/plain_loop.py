@@ -53,9 +53,9 @@ class Steps:
         self.models: tuple[Scorer, AnswerActor] | None = None
 
     def probe(self, piece: Slice) -> pa.Table:
-        """Return rows.VIDEOS for a slice of rows.FILE."""
+        """Return rows.PROBED for a slice of rows.FILE."""
         found = ledger.read_slices(rows.FILE, pa.Table.from_pylist([asdict(piece)]))
-        return run_rows(partial(stages.probe, self.reader), rows.VIDEOS, found)
+        return run_rows(partial(stages.probe, self.reader), rows.PROBED, found)
 
     def answer(self, piece: Slice) -> pa.Table:
         """Return rows.ANSWERED for a slice of rows.WINDOW."""

@@ -1,0 +1,35 @@
+"""Figures of the overhead bench from made-up turns."""
+
+import pytest
+
+from jobs.bench_overhead import Turn, compare
+
+
+def turn(
+    way: str, archive: str, wall_s: float, cpu_s: float, worker_mb: float, store_mb: float = 0.0
+) -> Turn:
+    streams = [{"store_mb": store_mb, "spilled_mb": 0.0}] if way == "ray" else []
+    return Turn(way, archive, 9, wall_s, cpu_s, 0.5, {}, {"task worker": [worker_mb, 1.0]}, streams)
+
+
+def test_share_is_of_the_medians_over_the_long_archive() -> None:
+    turns = [
+        turn("ray", "short", 1, 1, 100, 40),
+        *[turn("loop", "long", wall_s, 90, 0) for wall_s in (80, 81, 500)],
+        *[turn("ray", "long", wall_s, 100, 110, 45) for wall_s in (99, 100, 900)],
+    ]
+    found = compare(turns)
+    assert found["ray_share"] == pytest.approx(0.1)
+    assert found["ray_share_wall"] == pytest.approx(0.19)
+    assert (found["memory_growth_mb"], found["memory_growth_of"]) == (10, "task worker")
+    assert found["spilled_mb"] == 0
+
+
+def test_the_object_store_counts_as_memory() -> None:
+    turns = [
+        turn("ray", "short", 1, 1, 100, 40),
+        turn("loop", "long", 1, 1, 0),
+        turn("ray", "long", 1, 1, 90, 240),
+    ]
+    assert compare(turns)["memory_growth_of"] == "object store"
+    assert compare(turns)["memory_growth_mb"] == 200

@@ -1,0 +1,47 @@
+"""What a command uses, measured on commands whose use is known."""
+
+import os
+import sys
+
+import pytest
+
+from jobs.family import kind_of, quarters, run
+from pipeline.errors import JobError
+
+BURN = "import time\nwhile time.process_time() < 1.0: pass\nprint('done')"
+
+
+def test_cpu_time_of_children_counts() -> None:
+    # the child waits for its parent's eyes before it ends: what comes after the last look is not seen
+    child = BURN + "\ntime.sleep(1.5)"
+    command = [sys.executable, "-c", f"import subprocess,sys;subprocess.run([sys.executable,'-c',{child!r}])"]
+    said, use = run(command, dict(os.environ))
+    assert said == "done\n"
+    assert use.cpu_s > 0.9
+    assert use.cpu_s_of["driver"] < use.cpu_s / 2
+    assert max(use.memory_mb["driver"]) > 1
+
+
+def test_a_command_that_fails_says_why() -> None:
+    with pytest.raises(JobError, match="exit code 3: out of luck"):
+        run(
+            [sys.executable, "-c", "import sys;sys.stderr.write('out of luck');sys.exit(3)"], dict(os.environ)
+        )
+
+
+def test_highest_per_quarter() -> None:
+    samples = [(0.0, "a", 5.0), (1.5, "a", 3.0), (4.0, "a", 9.0), (2.5, "b", 1.0)]
+    assert quarters(samples) == {"a": [5.0, 3.0, 0.0, 9.0], "b": [0.0, 0.0, 1.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("ray::MapWorker(MapBatches(Scorer)).submit", "Scorer"),
+        ("ray::MapBatches(read_slices)->MapBatches(sample_window)", "task worker"),
+        ("/usr/lib/raylet --x", "Ray itself"),
+        ("python -c from multiprocessing.spawn import spawn_main", "loop process"),
+    ],
+)
+def test_kinds(title: str, kind: str) -> None:
+    assert kind_of(title.split()) == kind
