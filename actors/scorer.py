@@ -1,4 +1,4 @@
-"""The scoring actor: holds one frame scorer, turns decoded windows into relevance; pixels end here."""
+"""The scoring actor: holds one frame scorer, turns seen windows into relevance; pixels end here."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.device import exit_on_poisoned_cuda, limit_gpu_memory, poisoned_is_fatal
-from actors.models import Device, FrameScorer
+from actors.models import Device, Floats, FrameScorer
 from pipeline import rows
 from pipeline.config import ScoreConfig
 from pipeline.guard import run_rows
@@ -50,12 +50,24 @@ class Scorer:
         """Return embedding [N, E], smoothed relevance [N, P] and the seconds they took."""
         started, cpu_started = time.perf_counter(), time.process_time()
         with poisoned_is_fatal():
-            embedding_NE = self.scorer.embed_frames(rows.unpack(window["pixels"]))
-            relevance_NP = self.scorer.relevance(embedding_NE, self.texts_PE)
+            embedding_NE = self._embed(window)
+            relevance_NP = self._relevance(embedding_NE)
         relevance_NP = smooth(relevance_NP, np.asarray(window["pts_s"]), self.config.smooth_s, embedding_NE)
         return {
-            "embedding": rows.pack(embedding_NE.astype(np.float32)),
+            "embedding": rows.pack(embedding_NE),
             "relevance": rows.pack(relevance_NP.astype(np.float32)),
             "score_s": time.perf_counter() - started,
             "score_cpu_s": time.process_time() - cpu_started,
         }
+
+    def _embed(self, window: Row) -> Floats:
+        """Return the embedding of every frame: the one that came back from frames/, or a new one from its pixels."""
+        known = window.get("embedding")
+        if known is not None and known["shape"] != [0]:
+            return rows.unpack(known)
+        return self.scorer.embed_frames(rows.unpack(window["pixels"])).astype(np.float32)
+
+    def _relevance(self, embedding_NE: Floats) -> Floats:
+        """Return [N, P]; one text at a time, so that no text's last bits depend on how many others there are."""
+        columns = [self.scorer.relevance(embedding_NE, text_1E) for text_1E in self.texts_PE[:, None]]
+        return np.concatenate(columns, axis=1)

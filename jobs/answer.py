@@ -205,7 +205,7 @@ def _execute(
     counters: Counter[str] = Counter()
     with cluster.connected():
         from jobs import flow, routing
-        from pipeline import ledger, rows
+        from pipeline import answered, ledger, rows
         from pipeline.isolation import Reader
 
         place = cluster.place(
@@ -220,7 +220,7 @@ def _execute(
         )  # fmt: skip
         if files:
             counters.update(_commit_all("probe", flow.probe_archive(job, files), run))
-        open_windows = ledger.open_windows(run, queries, found)
+        open_windows = answered.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
             routes = plan.routes or routing.decide(

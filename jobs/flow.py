@@ -4,8 +4,9 @@
     windows -> sample -> score -> plan -> fetch evidence -> answer -----------------------> answers/ frames/
     answers -> verdicts of one video -----------------------------------------------------> verdicts/
 
-Files and windows come as slices of lists that the driver wrote down (ledger.py). Rows carry no pixels until `sample`;
-pixels end in `score` (and, for the few evidence frames, in `answer`). One row in, one row out, from `sample` to
+Files and windows come as slices of lists that the driver wrote down (ledger.py). Rows carry no pixels until `sample`,
+and none behind it where frames/ knows the window already; pixels end in `score` (and, for the few evidence frames, in
+`answer`). One row in, one row out, from `sample` to
 `answer`. Every stage takes and returns Arrow tables of the schemas in pipeline/rows.py. Nothing here shuffles.
 """
 
@@ -22,7 +23,7 @@ from actors.answerer import AnswerActor
 from actors.models import AnswererEntry, AnswererFacts, ScorerEntry, ScorerFacts
 from actors.scorer import Scorer
 from jobs.cluster import DECODE_CPUS, LIGHT_CPUS, Placement, Seat
-from pipeline import ledger, rows, sink, stages, verdicts
+from pipeline import ledger, recall, rows, sink, stages, verdicts
 from pipeline.config import JobConfig
 from pipeline.guard import run_rows
 from pipeline.isolation import Reader
@@ -85,9 +86,9 @@ def answer_archive(
         pieces = ledger.cut(windows, MAX_WINDOWS_PER_TASK)
     todo = _slices(pieces).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
 
-    sample = partial(
-        stages.sample_window, job.reader, job.scorer_facts.frame_size, marks_slow=needs_pixels(config.plan.selector)
-    )  # fmt: skip
+    marks_slow = needs_pixels(config.plan.selector)
+    decode = partial(stages.sample_window, job.reader, job.scorer_facts.frame_size, marks_slow=marks_slow)
+    sample = partial(recall.sample_window, decode, needs_slow=marks_slow)
     # one window at a time, also where a task has many: a batch is in memory at once
     sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **DECODING)
 

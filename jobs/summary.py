@@ -119,7 +119,7 @@ def print_end(stats: dict[str, Any]) -> None:
     spent = stats["this_run"]
     lines = [
         ("videos", f"{stats['videos']} ({stats['failed_videos']} failed{_cut_short(stats)})"),
-        ("windows", str(stats["windows"])),
+        ("windows", f"{stats['windows']}{_seen(spent)}"),
         ("answers", f"{stats['answers']} = {stats['windows']} windows x {stats['queries']} queries"
                     f" ({stats['failed_answers']} failed)"),
         ("verdicts", f"{stats['verdicts']} = {stats['found']} videos x {stats['queries']} queries"),
@@ -166,6 +166,12 @@ def _show_failed(out: str) -> str:
 def _cut_short(stats: dict[str, Any]) -> str:
     num = stats["cut_short"]
     return f", {num} truncated or damaged, answered as far as they go" if num else ""
+
+
+def _seen(spent: Mapping[str, float]) -> str:
+    """Return how many of the windows that this run answered it had to look at anew; "" where it was all of them."""
+    recalled = spent.get("windows_from_index", 0)
+    return f" ({recalled} from the index, {spent['windows'] - recalled} decoded)" if recalled else ""
 
 
 def _pictures(spent: Mapping[str, float]) -> str:

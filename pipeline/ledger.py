@@ -33,7 +33,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
 from pipeline.route import Asked, Route
 from pipeline.rows import Row
-from pipeline.windows import Keys, holds, key, plan_windows, sorted_keys
+from pipeline.windows import Keys, holds, key, sorted_keys
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ Models = dict[str, str]
 """What scores and answers, with its revision: two models under one name must not share an output folder."""
 PART_ROWS = 4096
 """Rows per file of a manifest."""
+FILE_NAME = "__filename"
+"""What pyarrow calls the column that says which file a row comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,52 +314,29 @@ def num_rows(uri: str) -> int:
 
 def scan(out: str, table: str, columns: Sequence[str], where: pads.Expression | None = None) -> Iterator[Row]:
     """Yield chosen columns of a committed table, streaming."""
+    for _, batch in scan_files(out, table, columns, where):
+        yield from batch.to_pylist()
+
+
+def scan_files(
+    out: str, table: str, columns: Sequence[str], where: pads.Expression | None = None
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield chosen columns of a committed table, streaming, each batch with the name of the file it comes from."""
     files = part_files(out, table)
     if not files:
         return
     fs, _ = store.open_fs(out)
     paths = [store.open_fs(uri)[1] for uri in files]
     dataset = pads.dataset(paths, schema=rows.TABLES[table], format="parquet", filesystem=fs)
-    for batch in dataset.to_batches(columns=list(columns), filter=where):
-        yield from batch.to_pylist()
+    for batch in dataset.to_batches(columns=[*columns, FILE_NAME], filter=where):
+        if batch.num_rows:
+            path = str(batch[FILE_NAME][0].as_py())
+            yield path.rpartition("/")[2], batch.select(list(columns))
 
 
 def video_keys(out: str) -> Keys:
     """Return the keys (video_id, version) of probed files."""
     return sorted_keys(key(r["video_id"], r["version"]) for r in scan(out, "videos", ["video_id", "version"]))
-
-
-def answer_keys(out: str) -> Keys:
-    """Return the keys (window_id, query_id) of committed answers, and (window_id, "") where frames are indexed.
-
-    A window is answered and indexed in one part, so any good answer proves its frames are there.
-    """
-
-    def keys() -> Iterator[int]:
-        for row in scan(out, "answers", ["window_id", "query_id", "frames_seen"]):
-            yield key(row["window_id"], row["query_id"])
-            if row["frames_seen"] > 0:
-                yield key(row["window_id"], "")
-
-    return sorted_keys(keys())
-
-
-def open_windows(run: Run, queries: Sequence[Query], found: Keys) -> Iterator[Row]:
-    """Yield the windows of the found videos that lack an answer (rows.WINDOW), without a look at `key_times_s`."""
-    names = (
-        "video_id",
-        "version",
-        "uri",
-        "size_bytes",
-        "etag",
-        "duration_s",
-        "key_gap_s",
-        "window_starts_s",
-        "clock_restarts",
-        "error_type",
-    )
-    videos = scan(run.out, "videos", names)
-    return plan_windows(videos, queries, found=found, answered=answer_keys(run.out))
 
 
 def has_open_verdicts(run: Run, queries: Sequence[Query], found: Keys) -> bool:

@@ -107,6 +107,7 @@ FRAMES = pa.schema(
         ("reason", pa.string()),
         ("num_times", pa.int32()),
         ("novelty", pa.float32()),
+        ("slow", pa.bool_()),
         ("scorer", pa.string()),
         ("embedding", pa.list_(pa.float32())),
     ]
@@ -119,7 +120,8 @@ and stands in for others has a row for each quality. `quality` is ok, stale (an 
 doubtful) or missing; `reason` says why. `pts_s` is the picture's own presentation time, `off_s` how far it lies from
 the picture shown at `wanted_s`; of a stale one, where that picture is not known, from `wanted_s` itself: negative is
 earlier. `novelty` is the mean absolute luma change against the sampled frame before it, in [0, 1]; the first frame of
-a window has 1. Of a missing picture `pts_s`, `off_s`, `novelty` and `embedding` are null."""
+a window has 1. `slow` says whether it differs from the last such frame; all do where `plan.selector` does not ask. Of a
+missing picture `pts_s`, `off_s`, `novelty`, `slow` and `embedding` are null."""
 
 ANSWERS = pa.schema(
     [
@@ -216,11 +218,13 @@ _WINDOW = [
     ("clock_restarts", pa.bool_()),
     ("query_ids", pa.list_(pa.string())),
     ("write_frames", pa.bool_()),
+    ("frames_uri", pa.string()),
 ]
 WINDOW = pa.schema([*_WINDOW, *_ERROR])
 """One span of one video, no pixels. `key_gap_s` is the longest time between the video's key pictures, 0 when that is
-not known; `query_ids` are the queries still to be answered here; `write_frames` is false
-when the frame index already holds this window."""
+not known; `query_ids` are the queries still to be answered here; `frames_uri` is the file of frames/ that
+already holds this window's frames, empty where they are to be decoded; `write_frames` says whether they are to be
+written down then."""
 
 _SAMPLED = [
     ("frames_planned", pa.int32()),
@@ -233,11 +237,12 @@ _SAMPLED = [
     ("decode_s", pa.float32()),
     ("decode_cpu_s", pa.float32()),
 ]
-DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), *_ERROR])
-"""A window with its sampled frames, uint8 [N, H, W, 3] at the scorer's size. `samples` has one entry per sampled time,
-`frame` of it points into `pts_s` or is -1; `pts_s` are the frames' times inside the window: a picture that came up
-before the window counts from the window's start. `slow` says which frames differ from the last such one; all do where
-no selector asks for it."""
+DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), ("embedding", ARRAY), *_ERROR])
+"""A window with its sampled frames: where they were decoded, `pixels`, uint8 [N, H, W, 3] at the scorer's size, and an
+empty `frames_uri`; where they came back from frames/, `embedding`, float32 [N, E]. `samples` has one entry per sampled
+time, `frame` of it points into `pts_s` or is -1; `pts_s` are the frames' times inside the window: a picture that came
+up before the window counts from the window's start. `slow` says which frames differ from the last such one; all do
+where no selector asks for it."""
 
 _SCORED = [
     ("embedding", ARRAY),

@@ -90,7 +90,8 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
     """Stage answered windows (rows.ANSWERED): their answers, and their frames where the index lacks them."""
     answers: list[Row] = []
     frames: list[Row] = []
-    windows = list(rows.to_rows(table))
+    # by their ids, so that frames of one video lie together in a file
+    windows = sorted(rows.to_rows(table), key=lambda window: window["window_id"])
     for window in windows:
         answers += [{**answer, "run_id": run_id} for answer in window["answers"]]
         if window["write_frames"] and not window["error_type"]:
@@ -98,6 +99,9 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
     counters = {
         "windows": len(windows),
         "failed_windows": sum(1 for window in windows if window["error_type"]),
+        "windows_from_index": sum(
+            1 for window in windows if window["frames_uri"] and not window["error_type"]
+        ),
         "answers": len(answers),
         "failed_answers": sum(1 for answer in answers if answer["error_type"]),
         "frames_planned": sum(window["frames_planned"] for window in windows),
@@ -152,8 +156,9 @@ def _frames(window: Row, run_id: str, scorer: str) -> list[Row]:
             continue
         row = {**sample, "run_id": run_id, "video_id": window["video_id"], "version": window["version"]}
         if frame >= 0:
-            row |= {"scorer": scorer, "novelty": window["novelty"][frame], "embedding": embedding_NE[frame]}
+            row |= {"scorer": scorer, "embedding": embedding_NE[frame]}
+            row |= {name: window[name][frame] for name in ("novelty", "slow")}
         else:
-            row |= dict.fromkeys(("pts_s", "off_s", "novelty", "embedding"))
+            row |= dict.fromkeys(("pts_s", "off_s", "novelty", "slow", "embedding"))
         found[name] = {**row, "num_times": 1}
     return list(found.values())

@@ -44,4 +44,6 @@ def smooth(
     np.fill_diagonal(like_NN, 1.0)  # a frame is like itself, also one whose embedding is all zeros
     weight_NN = near_NN * like_NN
     weight_NN /= weight_NN.sum(axis=1, keepdims=True)
-    return (weight_NN @ relevance_NP.astype(np.float64)).astype(np.float32)
+    # one text at a time: the last bits of a product depend on how many columns it has
+    columns = [weight_NN @ np.ascontiguousarray(relevance_N, np.float64) for relevance_N in relevance_NP.T]
+    return np.stack(columns, axis=1).astype(np.float32) if columns else relevance_NP

@@ -33,6 +33,8 @@ MAX_KEY_BYTES = 1024
 MAX_CONNECTIONS = 64
 """At once from one process: as many look-ups of a manifest are under way."""
 STREAM_BLOCK_BYTES = 1 << 22
+GROUP_BYTES = 1 << 21
+"""Of a Parquet file's row groups, before compression: who looks for one window's frames reads no others with them."""
 
 
 def open_fs(uri: str) -> tuple[Any, str]:
@@ -123,13 +125,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_table(uri: str, table: pa.Table) -> int:
-    """Write a table as one zstd Parquet file, whole or not at all; return its size in bytes.
+    """Write a table as one zstd Parquet file with checksums, whole or not at all; return its size in bytes.
 
     Raises:
         StoreError: the folder or bucket cannot be written.
     """
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
+    group_rows = max(1, len(table) * GROUP_BYTES // max(1, table.nbytes))
+    pq.write_table(table, buffer, row_group_size=group_rows, compression="zstd", write_page_checksum=True)
     data = buffer.getvalue().to_pybytes()
     write_bytes(uri, data)
     return len(data)

@@ -2,15 +2,13 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import WindowConfig
-from pipeline.queries import Query
-from pipeline.rows import Row
 
 SNAP = 0.2
 """Share of a window's length by which its end may come earlier, to fall on a key picture."""
@@ -67,42 +65,3 @@ def holds(keys: Keys, value: int) -> bool:
     """Return whether a sorted key array holds a key; O(log n)."""
     index = int(np.searchsorted(keys, np.uint64(value)))
     return index < len(keys) and int(keys[index]) == value
-
-
-def plan_windows(
-    videos: Iterable[Row],
-    queries: Sequence[Query],
-    *,
-    found: Keys,
-    answered: Keys,
-) -> Iterator[Row]:
-    """Yield a rows.WINDOW row for every window that still has a query without an answer.
-
-    Args:
-        videos: rows of rows.VIDEOS; unusable ones and versions not found by this run are passed over.
-        queries: what is asked.
-        found: keys (video_id, version) of this run's listing.
-        answered: keys (window_id, query_id) and (window_id, "") of committed answers.
-    """
-    for video in videos:
-        if video["error_type"] or not holds(found, key(video["video_id"], video["version"])):
-            continue
-        starts_s = video["window_starts_s"]
-        for start_s, end_s in pairwise([*starts_s, video["duration_s"]]):
-            name = window_id(video["video_id"], video["version"], start_s, end_s)
-            open_ids = [q.query_id for q in queries if not holds(answered, key(name, q.query_id))]
-            if open_ids:
-                yield {
-                    "window_id": name,
-                    "video_id": video["video_id"],
-                    "version": video["version"],
-                    "uri": video["uri"],
-                    "size_bytes": video["size_bytes"],
-                    "etag": video["etag"],
-                    "start_s": start_s,
-                    "end_s": end_s,
-                    "key_gap_s": video["key_gap_s"],
-                    "clock_restarts": video["clock_restarts"],
-                    "query_ids": open_ids,
-                    "write_frames": not holds(answered, key(name, "")),
-                }

@@ -7,7 +7,7 @@ from pipeline.config import JobConfig, PlanConfig, WindowConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
 from pipeline.route import Route
-from pipeline.windows import holds, key, sorted_keys
+from pipeline.windows import holds, key
 
 QUERIES = [Query("q1", "a dog", "find")]
 
@@ -34,18 +34,6 @@ def part(run, *names):
     videos = [{"video_id": name, "version": "1", "uri": name, "probe_s": 0.0} for name in names]
     table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.VIDEOS))
     return next(rows.to_rows(table))
-
-
-def test_windows_are_those_that_the_probe_wrote_down_whatever_the_key_times(out):
-    run = start(out)
-    video = {"video_id": "a", "version": "1", "uri": "a", "duration_s": 700.0, "key_times_s": None}
-    video |= {"key_gap_s": 8.0, "window_starts_s": [0.0, 296.0, 592.0], "clock_restarts": False}
-    table = rows.to_table([video], rows.VIDEOS)
-    ledger.commit(run, next(rows.to_rows(sink.stage_videos(run.staging, run.run_id, table))))
-    windows = list(ledger.open_windows(run, QUERIES, sorted_keys([key("a", "1")])))
-    assert [(w["start_s"], w["end_s"], w["key_gap_s"]) for w in windows] == [
-        (0, 296, 8), (296, 592, 8), (592, 700, 8)
-    ]  # fmt: skip
 
 
 def ids(out):

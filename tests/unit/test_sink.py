@@ -45,6 +45,7 @@ def window(*samples):
         "samples": list(samples),
         "pts_s": [float(number) for number in range(num_frames)],
         "novelty": [1.0] * num_frames,
+        "slow": [True] * num_frames,
         "embedding": rows.pack(np.ones((num_frames, 2), np.float32)),
     }
 

@@ -1,4 +1,4 @@
-"""Windows tile a video, keep their names, and are planned only where an answer is missing."""
+"""Windows tile a video and keep their names; keys stand for strings."""
 
 import itertools
 
@@ -7,19 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import WindowConfig
-from pipeline.queries import Query
-from pipeline.windows import holds, key, key_gap_s, plan_windows, sorted_keys, spans, window_id
+from pipeline.windows import holds, key, key_gap_s, sorted_keys, spans, window_id
 
 CONFIG = WindowConfig(length_s=300, sample_fps=1)
-VIDEO = {"video_id": "v", "version": "1", "uri": "a.mp4", "duration_s": 650.0, "error_type": ""}
-VIDEO |= {
-    "size_bytes": 9,
-    "etag": "e",
-    "window_starts_s": [0.0, 300.0, 600.0],
-    "key_gap_s": 8.0,
-    "clock_restarts": True,
-}
-QUERIES = [Query("q1", "a dog", "find"), Query("q2", "a cat", "find")]
 
 
 @pytest.mark.parametrize(
@@ -88,29 +78,3 @@ def test_keys_are_found_and_only_they():
     assert not holds(keys, key("v", "100"))
     assert not holds(sorted_keys([]), key("v", "1"))
     assert key("ab", "c") != key("a", "bc")
-
-
-def plan(videos, answered=(), queries=QUERIES):
-    found = sorted_keys([key("v", "1")])
-    return list(plan_windows(videos, queries, found=found, answered=sorted_keys(answered)))
-
-
-def test_every_window_is_planned_once():
-    windows = plan([VIDEO])
-    assert [(w["start_s"], w["end_s"]) for w in windows] == [(0, 300), (300, 600), (600, 650)]
-    assert all(w["query_ids"] == ["q1", "q2"] and w["write_frames"] for w in windows)
-    assert all(w["key_gap_s"] == 8.0 and w["clock_restarts"] for w in windows)
-
-
-def test_answered_queries_are_not_asked_again_and_indexed_frames_not_written_again():
-    first = plan([VIDEO])[0]["window_id"]
-    windows = plan([VIDEO], [key(first, "q1"), key(first, "")])
-    assert windows[0]["query_ids"] == ["q2"]
-    assert not windows[0]["write_frames"]
-    assert len(windows) == 3
-    assert len(plan([VIDEO], [key(first, "q1"), key(first, "q2"), key(first, "")])) == 2
-
-
-def test_unusable_videos_and_videos_of_other_listings_have_no_windows():
-    assert plan([{**VIDEO, "error_type": "ProbeError"}]) == []
-    assert plan([{**VIDEO, "version": "2"}]) == []
