@@ -6,8 +6,8 @@
 
 Files and windows come as slices of lists that the driver wrote down (ledger.py). Rows carry no pixels until `sample`,
 and none behind it where frames/ knows the window already; pixels end in `score` (and, for the few evidence frames, in
-`answer`). One row in, one row out, from `sample` to
-`answer`. Every stage takes and returns Arrow tables of the schemas in pipeline/rows.py. Nothing here shuffles.
+`answer`). One row in, one row out, from `sample` to `answer`. Every stage takes and returns Arrow tables of the schemas
+in pipeline/rows.py. Nothing here shuffles.
 """
 
 from collections.abc import Callable, Mapping, Sequence

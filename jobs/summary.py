@@ -126,7 +126,7 @@ def print_end(stats: dict[str, Any]) -> None:
         ("tokens", _tokens(stats)),
     ]  # fmt: skip
     if spent:
-        stages = ("probe_s", "decode_s", "score_s", "evidence_s", "answer_s")
+        stages = ("probe_s", "decode_s", "recall_s", "score_s", "evidence_s", "answer_s")
         seconds = [f"{name[:-2]} {spent[name]:.1f}" for name in stages if spent.get(name)]
         if spent.get("windows"):
             lines.append(("pictures", _pictures(spent)))

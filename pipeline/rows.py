@@ -201,8 +201,11 @@ TABLES = {"videos": VIDEOS, "frames": FRAMES, "answers": ANSWERS, "verdicts": VE
 # --- between stages ----------------------------------------------------------------------------------
 
 PROBED = pa.schema(
-    [*VIDEOS, ("probe_cpu_s", pa.float32()), ("probe_bytes", pa.int64()), ("probe_requests", pa.int32())]
-)
+    [
+        *list(VIDEOS)[: -len(_ERROR)],
+        ("probe_cpu_s", pa.float32()), ("probe_bytes", pa.int64()), ("probe_requests", pa.int32()), *_ERROR,
+    ]
+)  # fmt: skip
 """A row of VIDEOS and what probing it took; bytes and requests of a bucket."""
 
 FILE = pa.schema([*_KEY, ("size_bytes", pa.int64()), ("etag", pa.string()), *_ERROR])
@@ -236,13 +239,15 @@ _SAMPLED = [
     ("read_requests", pa.int32()),
     ("decode_s", pa.float32()),
     ("decode_cpu_s", pa.float32()),
+    ("recall_s", pa.float32()),
+    ("recall_cpu_s", pa.float32()),
 ]
 DECODED = pa.schema([*_WINDOW, *_SAMPLED, ("pixels", ARRAY), ("embedding", ARRAY), *_ERROR])
 """A window with its sampled frames: where they were decoded, `pixels`, uint8 [N, H, W, 3] at the scorer's size, and an
 empty `frames_uri`; where they came back from frames/, `embedding`, float32 [N, E]. `samples` has one entry per sampled
 time, `frame` of it points into `pts_s` or is -1; `pts_s` are the frames' times inside the window: a picture that came
 up before the window counts from the window's start. `slow` says which frames differ from the last such one; all do
-where no selector asks for it."""
+where no selector asks for it. What frames/ was read for counts as `recall_s`, of videos nothing was read then."""
 
 _SCORED = [
     ("embedding", ARRAY),

@@ -14,12 +14,13 @@ import pyarrow as pa
 from pipeline import rows, store
 from pipeline.rows import Row
 
-
 PROBING = ("probe_s", "probe_cpu_s", "probe_bytes", "probe_requests")
 """Counters of probed files."""
 DECODING = (
     "decode_s",
     "decode_cpu_s",
+    "recall_s",
+    "recall_cpu_s",
     "score_s",
     "score_cpu_s",
     "evidence_s",

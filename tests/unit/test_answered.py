@@ -128,7 +128,7 @@ def test_windows_are_those_that_the_probe_wrote_down_whatever_the_key_times(out)
     run = ledger.Run(out, "r1")
     video = {"video_id": "a", "version": "1", "uri": "a", "duration_s": 700.0, "key_times_s": None}
     video |= {"key_gap_s": 8.0, "window_starts_s": [0.0, 296.0, 592.0], "clock_restarts": False}
-    table = rows.to_table([video], rows.VIDEOS)
+    table = rows.to_table([video], rows.PROBED)
     ledger.commit(run, next(rows.to_rows(sink.stage_videos(run.staging, run.run_id, table))))
     windows = list(open_windows(run, QUERIES, sorted_keys([key("a", "1")])))
     assert [(w["start_s"], w["end_s"], w["key_gap_s"]) for w in windows] == [

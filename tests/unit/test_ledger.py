@@ -32,7 +32,7 @@ def start(out):
 
 def part(run, *names):
     videos = [{"video_id": name, "version": "1", "uri": name, "probe_s": 0.0} for name in names]
-    table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.VIDEOS))
+    table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.PROBED))
     return next(rows.to_rows(table))
 
 

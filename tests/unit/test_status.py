@@ -31,7 +31,7 @@ def commit(run, *names, error=""):
     videos = [
         {"video_id": one, "version": "1", "uri": one, "probe_s": 0.0, "error_type": error} for one in names
     ]
-    table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.VIDEOS))
+    table = sink.stage_videos(run.staging, run.run_id, rows.to_table(videos, rows.PROBED))
     ledger.commit(run, next(rows.to_rows(table)))
 
 
