@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from jobs import (
+    bench_chaos,
     bench_compress,
     bench_decode,
     bench_gpu,
@@ -20,6 +21,7 @@ from jobs import (
 from pipeline.errors import ConfigError
 
 BENCHES: dict[str, Callable[[list[str]], int]] = {
+    "chaos": bench_chaos.main,
     "compress": bench_compress.main,
     "decode": bench_decode.main,
     "gpu": bench_gpu.main,

@@ -136,7 +136,7 @@ class Reader:
         why = BrokenChildError()
         with _lock:
             if known := quarantine.reason(self.quarantine, name):
-                msg = f"{uri}: not opened again in this run, {known}"
+                msg = f"{uri}: {known}"  # the words of the first time: rows do not tell who tried before whom
                 raise error(msg)
             num_broken = num_killed = 0
             while num_broken < TRIES and num_killed < SHORTAGES:
@@ -153,10 +153,10 @@ class Reader:
                 except FailedError as failed:
                     raise _error_of(failed, uri, error) from None
             if num_broken == TRIES:
-                known = f"its decoder broke {TRIES} times: {why}; {why.advice}"
+                known = f"broke its decoder {TRIES} times, {why}; {why.advice}"
                 quarantine.add(self.quarantine, name, uri, known)
         if num_broken == TRIES:
-            msg = f"{uri}: broke its decoder {TRIES} times, {why}; {why.advice}"
+            msg = f"{uri}: {known}"
         else:
             msg = (
                 f"{uri}: its decoder was killed {SHORTAGES} times ({why}), not by us: host {socket.gethostname()} is"

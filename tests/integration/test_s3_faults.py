@@ -11,6 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from jobs.fault_proxy import Fault, FaultProxy
 from pipeline import isolation, origin, ranges, store
 from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.errors import DecodeError, ProbeError, StoreError
@@ -19,7 +20,6 @@ from pipeline.isolation import Reader
 from pipeline.listing import list_videos
 from tests import videos
 from tests.decoding import decode
-from tests.integration.fault_proxy import Fault, FaultProxy
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
+from jobs.fault_proxy import Fault, FaultProxy
 from pipeline import headers, isolation, ledger, origin, rows, stages, store
 from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.frames import FrameSize
@@ -18,7 +19,6 @@ from pipeline.isolation import Reader
 from pipeline.listing import list_videos
 from tests import videos
 from tests.integration.conftest import QUIET, ROOT, Finished
-from tests.integration.fault_proxy import Fault, FaultProxy
 from tests.integration.results import TIMING, read
 from tests.integration.s3_server import Bucket
 

@@ -13,6 +13,7 @@ import av
 import fsspec
 import pytest
 
+from jobs.fault_proxy import FaultProxy
 from pipeline import isolation, store
 from pipeline import origin as origins
 from pipeline.config import DecodeConfig, WindowConfig
@@ -21,7 +22,6 @@ from pipeline.isolation import Reader
 from pipeline.listing import list_videos
 from tests import videos
 from tests.integration.conftest import ROOT
-from tests.integration.fault_proxy import FaultProxy
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph

@@ -1,7 +1,7 @@
-"""A proxy between a test and an S3 server that breaks the answers it passes on.
+"""A proxy between clients and an S3 server that breaks the answers it passes on: for tests and `reelsift bench chaos`.
 
 A connection carries one request after the other; what is asked with a `Range` is a read of an object, and each read
-may be given a fault.
+may be given a fault. Who wants faults elsewhere, too, is asked about every request.
 """
 
 import contextlib
@@ -27,8 +27,9 @@ SLOW_BYTES, SLOW_S = 4096, 0.01
 class Fault:
     """What becomes of one answer."""
 
-    kind: Literal["reset", "close", "stall", "slow", "refusal"]
-    """reset, close = the connection ends; stall = nothing more comes; slow = it trickles; refusal = see `code`."""
+    kind: Literal["reset", "close", "stall", "slow", "refusal", "lost"]
+    """reset, close = the connection ends; stall = nothing more comes; slow = it trickles; refusal = see `code`;
+    lost = the connection ends and the server never hears of the request."""
     after_bytes: int = 1500
     """Of the answer, its head included, that still come through."""
     code: str = "SlowDown"
@@ -54,6 +55,8 @@ class FaultProxy:
         """For all further reads."""
         self.before_read: Callable[[int], None] = lambda _number: None
         """Called with the number of the read, from 1 on, before it is passed on."""
+        self.on_request: Callable[[str, str], Fault | None] = lambda _verb, _path: None
+        """Called with every request before it is passed on; the fault it returns goes before those of reads."""
         self.accept()
 
     @property
@@ -106,24 +109,28 @@ class FaultProxy:
                 if not data:
                     return
                 if ready is server:
-                    if fault is not None and not self._answer(client, data, fault, left):
-                        return
                     if fault is None:
                         client.sendall(data)
+                    elif not self._answer(client, data, fault, left):
+                        return
                     left -= len(data)
                     continue
                 if REQUEST.match(data):
                     fault = self._fault_of(data)
                     left = fault.after_bytes if fault else 0
-                    if fault and fault.kind == "refusal":
-                        client.sendall(_refusal(fault))
-                        continue
-                server.sendall(data)
+                    if fault and not _begin(client, fault):
+                        return
+                if not (
+                    fault and fault.kind == "refusal"
+                ):  # the body of a refused request is not passed on either
+                    server.sendall(data)
 
     def _fault_of(self, request: bytes) -> Fault | None:
         found = REQUEST.match(request)
         assert found is not None
         verb, path = found.groups()
+        if asked := self.on_request(verb.decode(), path.decode()):
+            return asked
         if self._only not in path:
             return None
         self.num_heads += verb == b"HEAD"
@@ -151,6 +158,15 @@ class FaultProxy:
             time.sleep(0.02)  # what was sent would be thrown away with the connection
             _reset(client)
         return False
+
+
+def _begin(client: socket.socket, fault: Fault) -> bool:
+    """Do what a fault does before the server hears of the request; return whether the connection goes on."""
+    if fault.kind == "refusal":
+        client.sendall(_refusal(fault))
+    elif fault.kind == "lost":
+        _reset(client)
+    return fault.kind != "lost"
 
 
 def _reset(client: socket.socket) -> None:

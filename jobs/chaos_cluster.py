@@ -1,0 +1,151 @@
+"""A Ray cluster of one's own, to be killed piece by piece: a head without work and machines that come back."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from pipeline.errors import ClusterError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A dead node is found in seconds, not in half a minute."""
+NODE_CPUS = 2
+STORE_BYTES = 150_000_000
+START_S = 90.0
+
+
+class Cluster:
+    """A head and some nodes on this machine, each a process group of its own."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.address = f"127.0.0.1:{_free_port()}"
+        self.environment = {**os.environ, **environment, **QUIET}
+        self._folder = folder
+        self._head: subprocess.Popen[bytes] | None = None
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, num_nodes: int) -> None:
+        """Start the head, then the nodes.
+
+        Raises:
+            ClusterError: one of them does not start; the end of its log.
+        """
+        port = self.address.partition(":")[2]
+        self._head = self._start(
+            "--head",
+            f"--port={port}",
+            "--num-cpus=0",
+            "--include-dashboard=false",
+            f"--temp-dir={self._folder}",
+        )
+        self._await(self._head, port)
+        self.nodes += [self._start_node() for _ in range(num_nodes)]
+
+    def processes(self) -> list[tuple[psutil.Process, str]]:
+        """Return what runs on the nodes, each with its command line (a worker's says what it is at)."""
+        found: list[tuple[psutil.Process, str]] = []
+        for node in self.nodes:
+            with suppress(psutil.Error):
+                for process in psutil.Process(node.pid).children(recursive=True):
+                    with suppress(psutil.Error):
+                        found.append((process, " ".join(process.cmdline())))
+        return found
+
+    def bring_back(self) -> None:
+        """Start a node in the place of each that has no raylet any more; what is left of that one is ended first."""
+        for number, node in enumerate(self.nodes):
+            if not _has_raylet(node):
+                _end(node)
+                self.nodes[number] = self._start_node()
+
+    def end(self) -> None:
+        """Kill all that is left."""
+        for process in (*self.nodes, self._head):
+            if process is not None:
+                _end(process)
+
+    def _start_node(self) -> "subprocess.Popen[bytes]":
+        node = self._start(f"--address={self.address}", f"--num-cpus={NODE_CPUS}")
+        self._await(node)
+        return node
+
+    def _start(self, *options: str) -> "subprocess.Popen[bytes]":
+        command = [Path(sys.executable).parent / "ray", "start", "--block", "--disable-usage-stats"]
+        command += [f"--object-store-memory={STORE_BYTES}", *options]
+        with Path(f"{self._folder}.log").open("ab") as log:
+            return subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _await(self, process: "subprocess.Popen[bytes]", port: str = "") -> None:
+        """Wait for a raylet and, where a port is given, until it answers."""
+        deadline = time.monotonic() + START_S
+        while not (_has_raylet(process) and (not port or _answers(int(port)))):
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = Path(f"{self._folder}.log").read_text(errors="replace")
+                msg = f"`ray start` brings up no {'head' if port else 'node'}: {log[-1000:]}"
+                raise ClusterError(msg)
+            time.sleep(0.1)
+
+
+@contextmanager
+def cluster(environment: Mapping[str, str], num_nodes: int = 2) -> Generator[Cluster]:
+    """Start a cluster whose processes have these variables beside this one's; kill it at the end.
+
+    Raises:
+        ClusterError: it does not start; the end of its log.
+    """
+    folder = Path(
+        tempfile.mkdtemp(prefix="rs", dir="/tmp")
+    )  # short: socket paths are limited to 107 characters
+    running = Cluster(folder, environment)
+    try:
+        running.start(num_nodes)
+        yield running
+    finally:
+        running.end()
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(f"{folder}.log").unlink(missing_ok=True)
+
+
+def _has_raylet(node: "subprocess.Popen[bytes]") -> bool:
+    with suppress(psutil.Error):
+        for process in psutil.Process(node.pid).children():
+            with suppress(psutil.Error):
+                if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
+                    return True
+    return False
+
+
+def _end(node: "subprocess.Popen[bytes]") -> None:
+    """Kill a node's whole process group: raylet, store and workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait(timeout=30)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

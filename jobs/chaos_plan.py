@@ -1,0 +1,111 @@
+"""What goes wrong in a run of `reelsift bench chaos`, and when: drawn from a seed, so that a run can be had again."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobs.fault_proxy import Fault
+
+KILLS = ("driver", "step", "scorer", "answerer", "loading", "task", "child", "node")
+"""driver = at a time; step = the driver, just as it asks the store for something; loading = an actor that has only just
+begun; task = a process that runs one; child = a process that decodes; node = the raylet of a machine."""
+STEPS: dict[str, tuple[str, str]] = {
+    "list": ("PUT", "/manifest/"),
+    "open": ("PUT", "/config.json"),
+    "stage": ("PUT", "/staging/"),
+    "record": ("PUT", "/commits/"),
+    "publish videos": ("PUT", "/videos/"),
+    "publish answers": ("PUT", "/answers/"),
+    "publish frames": ("PUT", "/frames/"),
+    "publish verdicts": ("PUT", "/verdicts/"),
+    "clear": ("DELETE", "/staging/"),
+    "close": ("PUT", "/stats.json"),
+}
+"""Requests to the store: verb, and what the path holds."""
+ATTEMPTS = 3
+"""The command, and two re-runs."""
+EARLIEST, LATEST = 0.25, 0.95
+"""Shares of an undisturbed run; nothing but Python starts before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One process killed."""
+
+    kind: str
+    after_s: float
+    """Since the command began; without a victim then, as soon as there is one."""
+    away_s: float = 0.0
+    """How long a node stays away."""
+    step: str = ""
+    nth: int = 1
+    """Which request of a step."""
+    reaches: bool = True
+    """Whether the store still hears of that request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What goes wrong in one run of the command."""
+
+    strikes: tuple[Strike, ...] = ()
+    fault_share: float = 0.0
+    """Of the requests to the store."""
+    fault_seed: int = 0
+
+    @property
+    def kinds(self) -> list[str]:
+        """Return what it is made of, for people."""
+        names = [
+            f"step: {s.step} {s.nth}{'' if s.reaches else ' lost'}" if s.step else s.kind
+            for s in self.strikes
+        ]
+        return [*names, *([f"S3 {100 * self.fault_share:.0f} %"] if self.fault_share else [])]
+
+
+def draw(seed: int, number: int, full_s: float, steps: Mapping[str, int]) -> tuple[Attempt, ...]:
+    """Return what goes wrong in the attempts of a run; the last one meets nothing worse than a few faults of S3.
+
+    Args:
+        seed: of all runs.
+        number: of this run; every kind has its turn.
+        full_s: seconds of an undisturbed run.
+        steps: how often an undisturbed run takes each step.
+    """
+    rng = random.Random(f"{seed}-{number}")
+    first = [KILLS[number % len(KILLS)], *rng.choices(KILLS, k=rng.choice((0, 1, 1, 2)))]
+    second = rng.choices(KILLS, k=rng.choice((0, 0, 1, 2)))
+    shares = [rng.choice((0.0, 0.02, 0.05)), rng.choice((0.0, 0.02, 0.05)), rng.choice((0.0, 0.02))]
+    return tuple(
+        Attempt(
+            tuple(_strike(kind, rng, full_s, steps) for kind in kinds), share, fault_seed=rng.randrange(2**32)
+        )
+        for kinds, share in zip((first, second, ()), shares, strict=True)
+    )
+
+
+def _strike(kind: str, rng: random.Random, full_s: float, steps: Mapping[str, int]) -> Strike:
+    after_s = rng.uniform(EARLIEST, LATEST) * full_s
+    if kind == "node":
+        return Strike(kind, after_s, away_s=rng.uniform(0.5, 4.0))
+    if kind == "step":
+        step = rng.choice([name for name in STEPS if steps.get(name)])
+        return Strike(kind, 0.0, step=step, nth=rng.randint(1, steps[step]), reaches=rng.random() < 0.5)
+    return Strike(kind, 0.0 if kind == "loading" else after_s)
+
+
+def draw_fault(rng: random.Random, share: float) -> Fault | None:
+    """Return what becomes of a request to the store: nothing, mostly."""
+    if rng.random() >= share:
+        return None
+    return rng.choice(
+        (
+            Fault("lost"),
+            Fault("reset", after_bytes=0),
+            Fault("reset", after_bytes=rng.randrange(2000)),
+            Fault("close", after_bytes=rng.randrange(2000)),
+            Fault("slow"),
+            Fault("refusal"),
+            Fault("refusal", code="InternalError", status=500),
+        )
+    )
