@@ -186,18 +186,23 @@ def _check_same_job(
 
 
 def _recover(run: Run) -> None:
-    """Roll committed parts forward and remove staged files that were never committed."""
+    """Roll committed parts forward and remove staged files that were never committed.
+
+    A machine that nobody could reach may go on for a driver that is dead and stage a file when all is recovered: such
+    files are removed by whatever run opens the folder next.
+    """
     closed = [store.join(run.folder, name) for name in ("stats.json", "recovered.json")]
-    if any(store.exists(uri) for uri in closed):
-        return
-    for part in list(commits(run)):
-        _publish(run, part)
+    is_open = not any(store.exists(uri) for uri in closed)
+    if is_open:
+        for part in list(commits(run)):
+            _publish(run, part)
     orphans = list(store.list_files(run.staging, missing_ok=True))
     for entry in orphans:
         store.delete(entry.uri)
     if orphans:
         logger.info("run %s was cut short: removed %d files it had not committed", run.run_id, len(orphans))
-    _write_json(closed[1], {"removed": len(orphans)})
+    if is_open:
+        _write_json(closed[1], {"removed": len(orphans)})
 
 
 def commit(run: Run, part: Row) -> None:
@@ -230,8 +235,9 @@ def commits(run: Run) -> Iterator[Row]:
 
 def manifest_rows(run: Run, of: str) -> int | None:
     """Return how many `files` or `windows` a run has to do, from footers; None = it is not written down yet."""
-    files = list(store.list_files(run.manifest(of), missing_ok=True))
-    return sum(num_rows(entry.uri) for entry in files) if files else None
+    listed = store.list_files(run.manifest(of), missing_ok=True)
+    files = [entry.uri for entry in listed if entry.uri.endswith(".parquet")]  # not one that is being written
+    return sum(map(num_rows, files)) if files else None
 
 
 def _publish(run: Run, part: Row) -> None:

@@ -128,6 +128,27 @@ def test_a_recovered_run_is_not_looked_at_again(used, monkeypatch):
     reopen(used)
 
 
+@pytest.mark.parametrize(
+    "end", [reopen, lambda out: ledger.close_run(ledger.Run(out, ledger.run_ids(out)[0]), {})]
+)
+def test_what_a_dead_run_stages_late_is_removed_and_never_published(out, end):
+    """By a machine that nobody could reach for a while."""
+    run = start(out)
+    end(out)
+    late = part(run, "a")
+    assert all(store.exists(file["staged"]) for file in late["files"])
+    reopen(out)
+    assert not list(store.list_files(run.staging, missing_ok=True))
+    assert ids(out) == []
+
+
+def test_the_list_of_work_is_counted_without_a_file_that_was_cut_off(out):
+    run = start(out)
+    ledger.write_parts(run.manifest("files"), [{"video_id": "a"}, {"video_id": "b"}], rows.FILE)
+    store.write_bytes(store.join(run.manifest("files"), "000001.parquet.0a1b2c3d.tmp"), b"PAR1")
+    assert ledger.manifest_rows(run, "files") == 2
+
+
 def test_opening_a_run_writes_nothing(out):
     reopen(out)
     assert not store.exists(out)
