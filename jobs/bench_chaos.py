@@ -18,9 +18,10 @@ from typing import Any
 
 from jobs.bench_report import circumstances, table, write_report
 from jobs.chaos_cluster import Cluster, cluster
+from jobs.chaos_decoder import POISON
 from jobs.chaos_plan import ATTEMPTS, Attempt, Strike, draw
-from jobs.chaos_plugins import POISON, num_counted
 from jobs.chaos_run import Result, run
+from jobs.chaos_scorer import num_counted
 from jobs.command_line import parse, require
 from jobs.fault_proxy import FaultProxy
 from pipeline import ledger, rows, store
@@ -91,9 +92,9 @@ class Bench:
             "--window.length-s": (WINDOW_S,),
             "--window.sample-fps": (2,),
             "--sink.windows-per-part": (WINDOWS_PER_PART,),
-            "--decode.decoder": ("jobs.chaos_plugins:open_or_starve",),
+            "--decode.decoder": ("jobs.chaos_decoder:open_or_starve",),
             "--decode.memory-mb": (300,),
-            "--score.scorer": ("jobs.chaos_plugins:COUNTING",),
+            "--score.scorer": ("jobs.chaos_scorer:COUNTING",),
             "--score.model": (self.counts(name),),
         }
         words = [

@@ -115,10 +115,12 @@ def cluster(environment: Mapping[str, str], num_nodes: int = 2) -> Generator[Clu
         tempfile.mkdtemp(prefix="rs", dir="/tmp")
     )  # short: socket paths are limited to 107 characters
     running = Cluster(folder, environment)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it started ends with it
     try:
         running.start(num_nodes)
         yield running
     finally:
+        signal.signal(signal.SIGTERM, before)
         running.end()
         shutil.rmtree(folder, ignore_errors=True)
         Path(f"{folder}.log").unlink(missing_ok=True)

@@ -1,38 +1,19 @@
-"""Plug-ins of `reelsift bench chaos`: a decoder with one file that always breaks it, a scorer that counts its work."""
+"""A scorer for `reelsift bench chaos` that counts its work."""
 
 import os
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from actors.models import Device, ScorerEntry, ScorerFacts
 from pipeline.config import ScoreConfig
-from pipeline.decode import open_pyav
-from pipeline.frames import FrameSize, LookFn
+from pipeline.frames import FrameSize
 
-POISON = "poison.mp4"
 WINDOW_S = 0.1
 """How long a window takes at least, so that there is a middle of a run to be killed in."""
 SIDE = 4
-
-
-@contextmanager
-def open_or_starve(file: BinaryIO, name: str) -> Generator[LookFn]:
-    """Open a video with libav; the one called POISON takes all memory there is."""
-    if name.endswith(POISON):
-        _fill_memory()
-    with open_pyav(file, name) as look:
-        yield look
-
-
-def _fill_memory() -> NoReturn:
-    held: list[Any] = []
-    while True:
-        held.append(np.ones(2**20, np.uint8))
 
 
 class CountingScorer:
