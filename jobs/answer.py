@@ -204,11 +204,11 @@ def _execute(
 
     counters: Counter[str] = Counter()
     with cluster.connected():
-        from jobs import flow, routing
+        from jobs import flow, placement, routing
         from pipeline import answered, ledger, rows
         from pipeline.isolation import Reader
 
-        place = cluster.place(
+        place = placement.place(
             config,
             scorer_gpu=plan.scorer_facts.uses_gpu,
             answerer_gpu=plan.answerer_facts.frame_size is not None,
@@ -219,7 +219,7 @@ def _execute(
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
         if files:
-            counters.update(_commit_all("probe", flow.probe_archive(job, files), run))
+            counters.update(_commit_all("probe", flow.probe_archive(job, place, files), run))
         open_windows = answered.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
@@ -229,7 +229,9 @@ def _execute(
             counters.update(_commit_all("answer", flow.answer_archive(job, place, routes, windows), run))
         num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
-        counters.update(_commit_all("judge", flow.reduce_archive(job, num_answers, found, judged), run))
+        counters.update(
+            _commit_all("judge", flow.reduce_archive(job, place, num_answers, found, judged), run)
+        )
     return counters
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from jobs import (
+    bench_autoscale,
     bench_chaos,
     bench_compress,
     bench_decode,
@@ -21,6 +22,7 @@ from jobs import (
 from pipeline.errors import ConfigError
 
 BENCHES: dict[str, Callable[[list[str]], int]] = {
+    "autoscale": bench_autoscale.main,
     "chaos": bench_chaos.main,
     "compress": bench_compress.main,
     "decode": bench_decode.main,

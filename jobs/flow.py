@@ -22,7 +22,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from actors.answerer import AnswerActor
 from actors.models import AnswererEntry, AnswererFacts, ScorerEntry, ScorerFacts
 from actors.scorer import Scorer
-from jobs.cluster import DECODE_CPUS, LIGHT_CPUS, Placement, Seat
+from jobs.placement import DECODE_CPUS, LIGHT_CPUS, Placement, Seat
 from pipeline import ledger, recall, rows, sink, stages, verdicts
 from pipeline.config import JobConfig
 from pipeline.guard import run_rows
@@ -63,14 +63,16 @@ class Job:
     aggregate: ReduceFn
 
 
-def probe_archive(job: Job, files: Sequence[Slice]) -> Dataset:
+def probe_archive(job: Job, place: Placement, files: Sequence[Slice]) -> Dataset:
     """Files found -> probed files, staged as parts of videos/."""
     found = _slices(ledger.cut(files, FILES_PER_TASK)).map_batches(
-        partial(ledger.read_slices, rows.FILE), **DECODING
+        partial(ledger.read_slices, rows.FILE), **DECODING, **on(place.labels)
     )
-    videos = found.map_batches(on_rows(partial(stages.probe, job.reader), rows.PROBED), **DECODING)
+    videos = found.map_batches(
+        on_rows(partial(stages.probe, job.reader), rows.PROBED), **DECODING, **on(place.labels)
+    )
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
-    return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT)
+    return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT, **on(place.labels))
 
 
 def answer_archive(
@@ -78,19 +80,20 @@ def answer_archive(
 ) -> Dataset:
     """Open windows -> answered windows, staged as parts of answers/ and frames/."""
     config, facts = job.config, job.answerer_facts
+    decoding, light = DECODING | on(place.labels), LIGHT | on(place.labels)
     num_windows = sum(part.stop - part.start for part in windows)
     if num_windows <= MAX_TASKS * MAX_WINDOWS_PER_TASK:
         per_task = min(num_windows // MIN_TASKS + 1, MAX_WINDOWS_PER_TASK)
         pieces = ledger.cut_windows(windows, per_task, max(TASK_S, num_windows // MAX_TASKS * TASK_S))
     else:
         pieces = ledger.cut(windows, MAX_WINDOWS_PER_TASK)
-    todo = _slices(pieces).map_batches(partial(ledger.read_slices, rows.WINDOW), **DECODING)
+    todo = _slices(pieces).map_batches(partial(ledger.read_slices, rows.WINDOW), **decoding)
 
     marks_slow = needs_pixels(config.plan.selector)
     decode = partial(stages.sample_window, job.reader, job.scorer_facts.frame_size, marks_slow=marks_slow)
     sample = partial(recall.sample_window, decode, needs_slow=marks_slow)
     # one window at a time, also where a task has many: a batch is in memory at once
-    sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **DECODING)
+    sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **decoding)
 
     scored = sampled.map_batches(
         Scorer,
@@ -109,10 +112,10 @@ def answer_archive(
         cuts_frames=facts.cuts_frames, confirm_find=config.answer.confirm_find,
         refines=job.scorer.refine is not None,
     )  # fmt: skip
-    ready = scored.map_batches(on_rows(plan, rows.PLANNED), **LIGHT)
+    ready = scored.map_batches(on_rows(plan, rows.PLANNED), **light)
     if facts.frame_size is not None:
         fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
-        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), **LIGHT)
+        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), **light)
 
     answered_windows = ready.map_batches(
         AnswerActor,
@@ -124,14 +127,15 @@ def answer_archive(
     )  # fmt: skip
 
     write = partial(sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name)
-    return answered_windows.map_batches(write, batch_size=config.sink.windows_per_part, **LIGHT)
+    return answered_windows.map_batches(write, batch_size=config.sink.windows_per_part, **light)
 
 
-def reduce_archive(job: Job, num_answers: int, found: Keys, judged: Keys) -> Dataset:
+def reduce_archive(job: Job, place: Placement, num_answers: int, found: Keys, judged: Keys) -> Dataset:
     """Answers of one video -> one verdict per query, staged as parts of verdicts/; shards are ranges of video_id."""
     shards = verdicts.shards(num_answers // ANSWERS_PER_SHARD + 1)
     judge = partial(verdicts.judge_shards, job.run, job.queries, job.aggregate, found, judged)
-    return ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(judge, **LIGHT)
+    items = ray.data.from_items(shards, override_num_blocks=len(shards))
+    return items.map_batches(judge, **LIGHT, **on(place.labels))
 
 
 # --- how stages sit on Ray -----------------------------------------------------------------------------
@@ -143,6 +147,11 @@ LIGHT: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": LIGHT_CPUS}
 and nothing would be committed before the end."""
 
 
+def on(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Return the option that keeps a stage on machines with some labels; none where there are no labels."""
+    return {"label_selector": dict(labels)} if labels else {}
+
+
 def actors(seat: Seat, windows_per_call: int = 1) -> dict[str, Any]:
     """Return the options of a stage that holds a model: a pool that grows with its backlog."""
     return {
@@ -151,6 +160,7 @@ def actors(seat: Seat, windows_per_call: int = 1) -> dict[str, Any]:
         "num_cpus": seat.num_cpus,
         "num_gpus": seat.num_gpus or None,
         "compute": ActorPoolStrategy(min_size=seat.pool.min_size, max_size=seat.pool.max_size),
+        **on(seat.labels),
     }
 
 

@@ -15,8 +15,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.device import exit_on_poisoned_cuda, limit_gpu_memory, poisoned_is_fatal
 from actors.models import Device, RouterEntry, RouterFacts
-from jobs.cluster import WAIT_S, Seat, await_seat, reserved
 from jobs.flow import Job
+from jobs.placement import WAIT_S, Seat, await_seat, reserved
 from pipeline import ledger
 from pipeline.config import JobConfig
 from pipeline.errors import JobError

@@ -35,7 +35,7 @@ class PoolConfig:
     num_gpus: Annotated[float, Field(gt=0)] = 1.0
     """GPUs reserved per actor where GPUs are used; fractions let two small models share one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto = GPUs when the cluster has some as the job starts; say cuda where GPU machines come only on demand."""
+    """auto = GPUs that the cluster has or its autoscaler may start, for models that use one; else CPUs."""
 
     def __post_init__(self) -> None:
         """Check the bounds against each other."""
@@ -226,6 +226,15 @@ class SinkConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class ClusterConfig:
+    """How the job uses the machines of a cluster."""
+
+    placement: Literal["auto", "labels", "none"] = "auto"
+    """Machines by their label role: models on gpu, all else on decode. auto = where the cluster has or can have such;
+    labels = always; none = anywhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class JobConfig:
     """Settings of the main job."""
 
@@ -236,6 +245,7 @@ class JobConfig:
     compress: CompressConfig = CompressConfig()
     answer: AnswerConfig = AnswerConfig()
     sink: SinkConfig = SinkConfig()
+    cluster: ClusterConfig = ClusterConfig()
     aggregator: str = "strongest-window"
     """Entry of AGGREGATORS, or `package.module:function`: how a video's windows become its verdict."""
     max_failed_fraction: Fraction = 1.0
@@ -271,9 +281,9 @@ def load(values: dict[str, Any]) -> JobConfig:
 
 
 def fingerprint(config: JobConfig) -> str:
-    """Return 12 hex digits over the settings that change results (not pools, part sizes, tolerances)."""
+    """Return 12 hex digits over the settings that change results (not pools, placement, part sizes, tolerances)."""
     values = dump(config)
-    for key in ("sink", "max_failed_fraction"):
+    for key in ("sink", "cluster", "max_failed_fraction"):
         values.pop(key)
     for stage in ("score", "answer"):
         values[stage].pop("pool")

@@ -15,9 +15,9 @@ import ray.train
 from ray.data import Dataset, ExecutionOptions
 from ray.train.torch import TorchTrainer
 
-from jobs.cluster import Seat
 from jobs.failures import unwrapped
 from jobs.flow import DECODING, LIGHT, actors, on_rows
+from jobs.placement import Seat
 from jobs.training.labeller import Labeller
 from jobs.training.loop import read_checkpoint
 from jobs.training.settings import PolicyConfig, RoutersConfig

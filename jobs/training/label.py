@@ -125,9 +125,10 @@ def _probe(
         raise ConfigError(msg)
     job = JobConfig(answer=config.answer, score=config.score, decode=config.decode)
     with cluster.connected():
+        from jobs.placement import place
         from jobs.training import flow
 
-        seat = cluster.place(job, scorer_gpu=False, answerer_gpu=True).answerer
+        seat = place(job, scorer_gpu=False, answerer_gpu=True).answerer
         sizes = (facts.frame_size, scorer.describe(config.score).frame_size)
         look = partial(look_to_label, Reader(config.decode, WindowConfig()), videos, sizes, config.num_frames)
         made = (answerer.make, scorer, config, facts, seat.device, seat.num_gpus)

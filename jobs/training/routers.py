@@ -180,7 +180,7 @@ def _begun(out: str, config: RoutersConfig, hidden_size: int, model: str) -> Hea
 def _compute_states(videos: str, groups: Sequence[Row], folder: str, config: RoutersConfig) -> None:
     """Compute the states that are not there yet, with the answerer's actors."""
     from actors.models.tables import find_answerer
-    from jobs import cluster
+    from jobs.placement import place as place_actors
     from jobs.training import flow
 
     there = parts.names(folder)
@@ -193,7 +193,7 @@ def _compute_states(videos: str, groups: Sequence[Row], folder: str, config: Rou
         msg = f"model {config.answer.model!r} looks at no frames; expected a video language model"
         raise ConfigError(msg)
     job = JobConfig(answer=config.answer, decode=config.decode)
-    seat = cluster.place(job, scorer_gpu=False, answerer_gpu=True).answerer
+    seat = place_actors(job, scorer_gpu=False, answerer_gpu=True).answerer
     look = partial(look_again, Reader(config.decode, WindowConfig()), videos, size)
     made = (answerer.make, config, seat.device, seat.num_gpus)
     written, failed = flow.run(flow.states(missing, look, made, seat, folder))

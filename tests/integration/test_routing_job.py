@@ -27,8 +27,8 @@ SETTINGS = ("--window.length-s", 4, "--window.sample-fps", 1, "--plan.budget-tok
 
 WITHOUT_A_SEAT = """
 import sys
-from jobs import cluster
-cluster.WAIT_S, cluster.NO_PROGRESS_S = 0.2, 0.5
+from jobs import cluster, placement
+placement.WAIT_S, placement.NO_PROGRESS_S = 0.2, 0.5
 with cluster.connected():
     from actors.models import RouterFacts
     from jobs import flow, routing
@@ -40,7 +40,7 @@ with cluster.connected():
 
     queries = [Query("fire", "Is there a fire?", "flag")]
     job = flow.Job(JobConfig(), queries, Run(sys.argv[1], "run"), None, None, None, None, None, None)
-    facts, seat = RouterFacts("broken", needs_model=True), cluster.Seat("cpu", 64, 0.0, PoolConfig())
+    facts, seat = RouterFacts("broken", needs_model=True), placement.Seat("cpu", 64, 0.0, PoolConfig())
     try:
         routing.decide(BROKEN_ROUTER, facts, job, {}, seat)
     except ClusterError as error:

@@ -1,0 +1,146 @@
+"""A cluster on this machine that grows and shrinks: a real head, Ray's real autoscaler, machines that are processes.
+
+Ray's fake provider of nodes stands in for a cloud: what it starts is a raylet of its own, with the CPUs and GPUs that
+its node type claims to have. Everything that decides when a machine comes and goes is what decides it on AWS.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ClusterError
+
+HEAD_ID = "f" * 51 + "00000"
+"""What the fake provider takes for the head."""
+HEAD_TYPE = "ray.head.default"
+STORE_BYTES = 200 << 20
+START_S = 90.0
+LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands",
+         "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
+         "worker_start_ray_commands")  # fmt: skip
+"""Keys that the autoscaler reads without a default."""
+
+
+@contextmanager
+def fake_cluster(
+    node_types: Mapping[str, Mapping[str, Any]], max_workers: int, idle_s: float
+) -> Generator[dict[str, str]]:
+    """Start a head without resources and its autoscaler; yield the variables with which a driver joins; end all of it.
+
+    Args:
+        node_types: as under `available_node_types` of a cluster file, the head left out.
+        max_workers: of all types together.
+        idle_s: seconds without work after which a machine goes.
+
+    Raises:
+        ClusterError: the head does not start; what it said last.
+    """
+    from ray._private.services import get_node_ip_address
+
+    folder = Path(
+        tempfile.mkdtemp(prefix="rs", dir="/tmp")
+    )  # short: socket paths are limited to 107 characters
+    address = f"{get_node_ip_address()}:{_free_port()}"
+    file = folder / "cluster.json"
+    file.write_text(json.dumps(configuration(node_types, max_workers, idle_s, address)))
+    joining = {
+        "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(24),
+        "RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0",
+    }  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {
+        **joining, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_TMPDIR": str(folder),
+    }  # fmt: skip
+    environment.pop("RAY_ADDRESS")
+    host, port = address.rsplit(":", 1)
+    command = [
+        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--autoscaling-config={file}",
+        "--num-cpus=0", "--num-gpus=0", f"--port={port}", f"--node-ip-address={host}", f"--temp-dir={folder}",
+        f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false", "--disable-usage-stats",
+    ]  # fmt: skip
+    log = folder / "head.log"
+    with log.open("wb") as said:
+        head = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+    try:
+        _await(head, host, int(port), log)
+        yield joining
+    finally:
+        _end(head, str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def configuration(
+    node_types: Mapping[str, Mapping[str, Any]], max_workers: int, idle_s: float, address: str
+) -> dict[str, Any]:
+    """Return what the autoscaler is started with."""
+    head = {"resources": {"CPU": 0, "GPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
+    types = {
+        name: {"node_config": {}, "min_workers": 0, **node}
+        | {"resources": {**node["resources"], "object_store_memory": STORE_BYTES}}
+        for name, node in node_types.items()
+    }
+    return {
+        "cluster_name": "fake", "max_workers": max_workers, "idle_timeout_minutes": idle_s / 60,
+        "upscaling_speed": 1000, "head_node_type": HEAD_TYPE,
+        "available_node_types": {HEAD_TYPE: head, **types},
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True,
+            "gcs_address": address, "launch_multiple": True, "head_node_id": HEAD_ID,
+        },
+        "auth": {}, "file_mounts": {}, "file_mounts_sync_continuously": False, **{name: [] for name in LISTS},
+    }  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("", 0))
+        return int(held.getsockname()[1])
+
+
+def _await(head: "subprocess.Popen[bytes]", host: str, port: int, log: Path) -> None:
+    """Wait until the head listens.
+
+    Raises:
+        ClusterError: it ended, or it takes too long.
+    """
+    deadline = time.monotonic() + START_S
+    while head.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return
+        time.sleep(0.2)
+    said = log.read_text(errors="replace")[-800:]
+    msg = (
+        f"the head of the fake cluster does not listen at {host}:{port} after {START_S:g} s; it said: {said}"
+    )
+    raise ClusterError(msg)
+
+
+def _end(head: "subprocess.Popen[bytes]", folder: str) -> None:
+    """End the head and every process that it, or a fake machine, has started."""
+    import psutil
+
+    ours: list[Any] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        ours = psutil.Process(head.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+    ours += [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
+    for process in ours:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait(timeout=30)

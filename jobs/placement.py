@@ -1,0 +1,182 @@
+"""Where the stages of a job sit on a cluster, and whether they can sit there at all.
+
+Models go where the GPUs are, decoding to machines without any: a machine says what it is for by its label `role`,
+`decode` or `gpu`, as in `cluster.yaml`. Labels are asked for where the cluster has machines that carry them, or can
+have some; a single machine, or a cluster without labels, is asked for nothing. There is no falling back to other
+machines while the right ones are on their way: tasks would crowd onto the first machine that comes, whatever it is
+for.
+"""
+
+import logging
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.models import Device
+from jobs.machines import Machines, survey_machines
+from jobs.preflight import Need, check_needs
+from pipeline.config import JobConfig, PoolConfig
+from pipeline.errors import ClusterError
+
+logger = logging.getLogger(__name__)
+
+DECODE_CPUS = 1.0
+"""CPUs of one decoding task."""
+LIGHT_CPUS = 0.2
+"""CPUs of one planning, fetching or writing task; one of these and one decoding task must fit beside the actors."""
+NO_PROGRESS_S = 1800
+"""Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
+WAIT_S = 60.0
+"""Seconds after which it is said, again and again, that something is not there yet."""
+DECODING_MACHINES = {"role": "decode"}
+GPU_MACHINES = {"role": "gpu"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where the actors of one pool sit."""
+
+    device: Device
+    num_cpus: float
+    num_gpus: float
+    pool: PoolConfig
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of the machines it asks for; empty = any."""
+
+    @property
+    def needed(self) -> dict[str, float]:
+        """What one actor reserves, on one machine."""
+        amounts = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        return {kind: amount for kind, amount in amounts.items() if amount}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Seats of both pools, and the machines of all that holds no model."""
+
+    scorer: Seat
+    answerer: Seat
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of the machines that decode, plan and write; empty = any."""
+
+
+def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placement:
+    """Return where the stages go on the connected cluster: models on GPUs where it has or can have them.
+
+    Raises:
+        ClusterError: the smallest pools and one task can never fit at the same time.
+    """
+    machines = survey_machines()
+    placement = find_places(config, machines, scorer_gpu=scorer_gpu, answerer_gpu=answerer_gpu)
+    if machines.known:
+        check(placement, machines)
+    else:
+        logger.info("the cluster has no CPUs yet, and does not tell what it can get: not judged")
+    for who, seat in (("scoring", placement.scorer), ("answering", placement.answerer)):
+        logger.info(
+            "%s: %d to %d actors of %s on %s",
+            who, seat.pool.min_size, seat.pool.max_size, seat.needed, _where(seat.labels),
+        )  # fmt: skip
+    return placement
+
+
+def find_places(config: JobConfig, machines: Machines, *, scorer_gpu: bool, answerer_gpu: bool) -> Placement:
+    """Return where the stages go on some machines, whether or not they fit."""
+    present = machines.total("GPU") > 0
+    decoding = _labels(config, machines, DECODING_MACHINES, {"CPU": DECODE_CPUS})
+    seats = [
+        _seat(stage.pool, wanted=wanted, present=present)
+        for stage, wanted in ((config.score, scorer_gpu), (config.answer, answerer_gpu))
+    ]
+    scorer, answerer = (
+        Seat(
+            seat.device, seat.num_cpus, seat.num_gpus, seat.pool,
+            _labels(config, machines, GPU_MACHINES, seat.needed) if seat.num_gpus else decoding,
+        )
+        for seat in seats
+    )  # fmt: skip
+    return Placement(scorer, answerer, decoding)
+
+
+def _labels(
+    config: JobConfig, machines: Machines, labels: Mapping[str, str], needed: Mapping[str, float]
+) -> Mapping[str, str]:
+    """Return the labels, where the setting says so or a machine that carries them has room; else none."""
+    wanted = config.cluster.placement
+    if wanted == "auto":
+        wanted = "labels" if machines.num_seats(needed, labels) else "none"
+    return labels if wanted == "labels" else {}
+
+
+def _seat(pool: PoolConfig, *, wanted: bool, present: bool) -> Seat:
+    """Return a pool's seat: where its setting says, else on GPUs that it can use and that are or will be there."""
+    on_gpu = wanted and present if pool.device == "auto" else pool.device == "cuda"
+    return Seat("cuda", 0.0, pool.num_gpus, pool) if on_gpu else Seat("cpu", pool.num_cpus, 0.0, pool)
+
+
+def _where(labels: Mapping[str, str]) -> str:
+    return (
+        f"machines labelled {', '.join(f'{k}={v}' for k, v in labels.items())}" if labels else "any machine"
+    )
+
+
+def check(placement: Placement, machines: Machines) -> None:
+    """Refuse a graph whose smallest form cannot run: it would wait for ever without a word.
+
+    Raises:
+        ClusterError: who needs what, what there is and can be, and what to lower.
+    """
+    pools = [
+        Need(who, seat.needed, seat.labels, seat.pool.min_size, f"--{stage}.pool")
+        for who, stage, seat in (
+            ("a scoring actor", "score", placement.scorer),
+            ("an answering actor", "answer", placement.answerer),
+        )
+    ]
+    tasks = [
+        Need("a decoding task", {"CPU": DECODE_CPUS}, placement.labels),
+        Need("a writing task", {"CPU": LIGHT_CPUS}, placement.labels),
+    ]
+    check_needs([*pools, *tasks], machines)
+
+
+@contextmanager
+def reserved(seat: Seat) -> Generator[Any]:
+    """Ask the cluster for a seat, outside any pool; yield its placement group, and give it back at the end.
+
+    The seat may not be there yet: see `await_seat`.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    selector = [dict(seat.labels)] if seat.labels else []
+    group = placement_group([seat.needed], bundle_label_selector=selector)
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def await_seat(group: Any, seat: Seat, who: str) -> None:
+    """Wait until a reserved seat is there; returns at once while it is.
+
+    Raises:
+        ClusterError: it is not there after NO_PROGRESS_S; who needs what, and what is free.
+    """
+    import ray
+
+    started = time.monotonic()
+    while not group.wait(WAIT_S):
+        if time.monotonic() - started >= NO_PROGRESS_S:
+            have, free = ray.cluster_resources(), ray.available_resources()
+            found = " and ".join(
+                f"{free.get(kind, 0.0):g} of {have.get(kind, 0.0):g} {kind}s" for kind in ("CPU", "GPU")
+            )
+            msg = (
+                f"{who} found no seat within {NO_PROGRESS_S:g} s: it needs {seat.num_cpus:g} CPUs and"
+                f" {seat.num_gpus:g} GPUs on one machine, and {found} of the cluster are free. End what else runs"
+                " there, lower --answer.pool.num-cpus or num-gpus, or add machines"
+            )
+            raise ClusterError(msg)
+        logger.info("%s still waits for a seat of %g CPUs and %g GPUs", who, seat.num_cpus, seat.num_gpus)
