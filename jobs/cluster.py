@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from pipeline.errors import ClusterError
 
 CONNECT_S = 10
 """Seconds to wait for a cluster's port to answer."""
+
+MISMATCH = re.compile(
+    r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL
+)
+"""What Ray says when a driver's versions are not those of the cluster: the cluster's first."""
 
 QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -27,7 +33,7 @@ def connected() -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
 
     Raises:
-        ClusterError: the address does not answer.
+        ClusterError: the address does not answer, or its Ray or Python is another.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -46,15 +52,33 @@ def connected() -> Generator[None]:
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        msg = (
-            f"cannot reach Ray at {address or 'this machine'}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
-        )
-        raise ClusterError(msg) from error
+        raise ClusterError(explain_no_connection(address, error)) from error
     try:
         _settle()
         yield
     finally:
         ray.shutdown()
+
+
+def explain_no_connection(address: str, error: Exception) -> str:
+    """Return why a cluster could not be joined; other versions of Ray or Python are told apart from the rest."""
+    found = MISMATCH.search(str(error))
+    if found is None:
+        return (
+            f"cannot reach Ray at {address or 'this machine'}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
+        )
+    ray, python, our_ray, our_python = found.groups()
+    wrong = [
+        name
+        for name, theirs, ours in (("Ray", ray, our_ray), ("Python", python, our_python))
+        if theirs != ours
+    ]
+    return (
+        f"the cluster at {address} cannot be joined from here: it runs Ray {ray} on Python {python}, this machine Ray"
+        f" {our_ray} on Python {our_python}; {' and '.join(wrong)} must be the same to the last digit. Install the"
+        " cluster's versions here, start the cluster with these, or run the command on the cluster with `reelsift"
+        " submit`, for which Ray alone must be the same"
+    )
 
 
 def _num_cpus() -> int:

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ConfigError: no command, or one of its files is too large to be sent.
-        ClusterError: no cluster answers, it refuses the token, or the job is unknown.
+        ClusterError: no cluster answers, it runs another Ray, it refuses the token, or the job is unknown.
     """
     parser = argparse.ArgumentParser(
         prog="reelsift submit",
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="reelsift-submit-") as folder:
         entrypoint = shlex.join(["python", "-m", "jobs", *pack(command, Path(folder))])
         client = connect(given.address)
+        check_version(client, given.address)
         job_id = start(client, entrypoint, folder, variables, given.id)
     if given.no_wait:
         print(job_id)
@@ -194,6 +195,25 @@ def connect(address: str) -> Any:
             " remote head first, as `ray dashboard cluster.yaml` does"
         )
         raise ClusterError(msg) from error
+
+
+def check_version(client: Any, address: str) -> None:
+    """Refuse a cluster that runs another Ray, before anything is sent there.
+
+    Raises:
+        ClusterError: both versions.
+    """
+    from importlib.metadata import version
+
+    theirs = client._do_request("GET", "/api/version").json().get("ray_version", "")
+    ours = version("ray")
+    if theirs != ours:
+        msg = (
+            f"the cluster at {address} runs Ray {theirs or '(unknown)'}, and what would be sent is for Ray {ours};"
+            f" nothing was sent. Start the cluster with Ray {ours} (the image in cluster.yaml names it), or install"
+            f" ray=={theirs or '...'} and the release of reelsift that goes with it here"
+        )
+        raise ClusterError(msg)
 
 
 def start(client: Any, entrypoint: str, folder: str, variables: dict[str, str], job_id: str | None) -> str:

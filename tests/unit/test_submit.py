@@ -1,6 +1,8 @@
 """What is sent along with a job, and what is refused before a cluster is asked."""
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import requests
@@ -97,3 +99,34 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert submit.read_variables(["HERE"]) == {"HERE": "1"}
     with pytest.raises(ConfigError, match="--env NOT_HERE: not set"):
         submit.read_variables(["HERE", "NOT_HERE"])
+
+
+def test_a_cluster_of_another_ray_is_refused_before_anything_is_sent() -> None:
+    asked: list[str] = []
+
+    class OlderDashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(
+                b'{"version": "4", "ray_version": "2.59.0", "ray_commit": "x", "session_name": "y"}'
+            )
+
+        do_POST = do_PUT = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), OlderDashboard)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ClusterError, match=r"runs Ray 2\.59\.0.*is for Ray 2\.60.*nothing was sent"):
+            submit.main(["--address", address, "--", "show", "s3://bucket/out"])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert set(asked) == {"/api/version"}
