@@ -1,5 +1,6 @@
 """What an output folder already holds, and how more is added exactly once.
 
+    OUT/_run/lease/                                          who writes here (lease.py)
     OUT/_run/<run_id>/config.json queries.json versions.json   written when a run opens
                       routes.json                              what a model said of the questions, if one was asked
                       manifest/{files,windows}/*.parquet       what this run has to probe and to answer
@@ -17,7 +18,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -27,7 +28,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline import config as settings
-from pipeline import rows, store
+from pipeline import lease, rows, store
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
@@ -93,8 +94,15 @@ def check_folder(out: str, config: JobConfig, queries: Sequence[Query], models: 
         _check_same_job(out, run_id, config, queries, models)
 
 
-def open_run(out: str, config: JobConfig, queries: Sequence[Query], models: Models) -> Run:
+def new_run_id() -> str:
+    """Return a name that no other run has; names sort by time."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+
+
+def open_run(out: str, config: JobConfig, queries: Sequence[Query], models: Models, run_id: str = "") -> Run:
     """Check the folder against this job, mend what a crash left, and return a new run; writes nothing of its own.
+
+    Nobody else may write to the folder at this time: see lease.py.
 
     Raises:
         ConfigError, StoreError: see `check_folder`; or the folder cannot be written.
@@ -102,7 +110,7 @@ def open_run(out: str, config: JobConfig, queries: Sequence[Query], models: Mode
     check_folder(out, config, queries, models)
     for run_id in run_ids(out):
         _recover(Run(out, run_id))
-    return Run(out, f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}")
+    return Run(out, run_id or new_run_id())
 
 
 def start_run(
@@ -151,7 +159,7 @@ def run_ids(out: str) -> list[str]:
     found = {
         entry.uri.removeprefix(prefix).split("/", 1)[0] for entry in store.list_files(prefix, missing_ok=True)
     }
-    return sorted(found)
+    return sorted(found - {lease.FOLDER})
 
 
 def _check_same_job(
@@ -205,13 +213,20 @@ def _recover(run: Run) -> None:
         _write_json(closed[1], {"removed": len(orphans)})
 
 
-def commit(run: Run, part: Row) -> None:
+def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> None:
     """Make one staged part (rows.PART) visible, exactly once.
 
+    Args:
+        run: that staged it.
+        part: what was staged.
+        check: raises when the folder is not this run's any more (lease.Lease.check).
+
     Raises:
+        JobError: what `check` raises; the part then does not count, or the run that took over publishes it.
         StoreError: the record or a file cannot be written; the part then does not count, or counts and is
             published by the next run.
     """
+    check()
     record = store.join(run.folder, "commits", f"{part['part_id']}.json")
     if store.exists(record):
         return  # Ray ran the task again after its part was committed
@@ -223,6 +238,7 @@ def commit(run: Run, part: Row) -> None:
             )
             raise StoreError(msg)
     _write_json(record, {**part, "committed_s": time.time()})
+    check()
     _publish(run, part)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fsspec.asyn import sync
 
-from pipeline import store
+from pipeline import refusals, store
 from pipeline.errors import RowError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def fetch(
         try:
             with _told(pinned, error):
                 sync(fs.loop, _request, fs, pinned, position, stop, take, timeout=left_s)
-        except store.read_errors() as found:
+        except refusals.read_errors() as found:
             num_failures = 1 if position > before else num_failures + 1
             wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (num_failures - 1)) * random.uniform(0.5, 1.0)
             if time.monotonic() + wait_s >= deadline_s:
@@ -129,18 +129,19 @@ def _told(pinned: Pinned, error: type[RowError]) -> Generator[None]:
     """Turn what a server says about this object alone into a row's error, and what no retry mends into a job's."""
     try:
         yield
-    except store.read_errors() as found:
-        code = store.error_code(found)
+    except refusals.read_errors() as found:
+        code = refusals.error_code(found)
         if code in GONE or (isinstance(found, FileNotFoundError) and code != "NoSuchBucket"):
             msg = f"{pinned.uri} was there when it was listed and is gone now; run again to leave it out"
         elif code in CHANGED or isinstance(found, ChangedError):
             msg = f"{pinned.uri} has changed since it was listed; run again to answer on the new version"
-        elif code in store.OBJECT_CODES or (
-            code and not store.is_outage(found, pinned.uri) and _serves_others(pinned)
+        elif code in refusals.OBJECT_CODES or (
+            code and not refusals.is_outage(found, pinned.uri) and _serves_others(pinned)
         ):
-            msg = f"{pinned.uri}: cannot be read: {store.explain(found, pinned.uri)}"
-        elif code in store.BAD_CREDENTIALS or code == "NoSuchBucket":
-            msg = f"cannot read {pinned.uri}: {store.explain(found, pinned.uri)}; run the same command again to go on"
+            msg = f"{pinned.uri}: cannot be read: {refusals.explain(found, pinned.uri)}"
+        elif code in refusals.BAD_CREDENTIALS or code == "NoSuchBucket":
+            why = refusals.explain(found, pinned.uri)
+            msg = f"cannot read {pinned.uri}: {why}; run the same command again to go on"
             raise StoreError(msg) from found
         else:
             raise
@@ -157,9 +158,9 @@ def _gave_up(
 ) -> RowError | StoreError:
     """Return what it means that an object could not be read for so long."""
     is_late = isinstance(found, TimeoutError)
-    why = "the store does not answer in time" if is_late else store.explain(found, pinned.uri)
+    why = "the store does not answer in time" if is_late else refusals.explain(found, pinned.uri)
     why += f" (tried for {patience_s:.0f} s)"
-    if not store.is_busy(store.error_code(found)) and _serves_others(pinned):
+    if not refusals.is_busy(refusals.error_code(found)) and _serves_others(pinned):
         return error(f"{pinned.uri}: cannot be read: {why}, while its bucket answers; look at this object")
     return StoreError(f"cannot read {pinned.uri}: {why}; run the same command again to go on")
 
@@ -173,8 +174,8 @@ def _serves_others(pinned: Pinned) -> bool:
     bucket, _, key = pinned.uri.removeprefix("s3://").partition("/")
     try:
         return bool(sync(fs.loop, _read_another, fs, bucket, key, timeout=STALL_S))
-    except store.read_errors() as found:
-        return store.error_code(found) == "AccessDenied"  # these credentials may read, not list
+    except refusals.read_errors() as found:
+        return refusals.error_code(found) == "AccessDenied"  # these credentials may read, not list
 
 
 async def _read_another(fs: Any, bucket: str, key: str) -> bool:
@@ -184,8 +185,8 @@ async def _read_another(fs: Any, bucket: str, key: str) -> bool:
         try:
             asked = fs._call_s3("get_object", Bucket=bucket, Key=other, Range="bytes=0-0")
             response = await asyncio.wait_for(asked, STALL_S / (NUM_OTHERS + 1))
-        except store.read_errors() as found:
-            if store.error_code(found) and not store.is_outage(found, f"s3://{bucket}/{other}"):
+        except refusals.read_errors() as found:
+            if refusals.error_code(found) and not refusals.is_outage(found, f"s3://{bucket}/{other}"):
                 return True  # an answer about that object
         else:
             with closing(response["Body"]) as body:

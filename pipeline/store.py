@@ -6,10 +6,11 @@ one, and each process builds its own client. Listings are never cached. Every wr
 """
 
 import contextlib
+import errno
 import os
 import re
 import stat
-import sys
+import time
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -20,14 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.folders import FileEntry, entry_of, reason, walk
+from pipeline.folders import FileEntry, entry_of, walk
+from pipeline.refusals import BAD_CREDENTIALS, error_code, explain, http_status, is_outage, is_s3, read_errors
 
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-BAD_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-OBJECT_CODES = {"NoSuchKey", "404", "AccessDenied", "InvalidObjectState"}
-"""What a server says about one object alone: gone, not for this user, or moved to an archive that must be thawed."""
-BUSY_CODES = {"SlowDown", "RequestLimitExceeded", "TooManyRequests", "429"}
-CLOCK_CODES = {"RequestTimeout", "408", "RequestTimeTooSkewed", "RequestExpired"}
 BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:.*")
 MAX_KEY_BYTES = 1024
 MAX_CONNECTIONS = 64
@@ -35,6 +32,11 @@ MAX_CONNECTIONS = 64
 STREAM_BLOCK_BYTES = 1 << 22
 GROUP_BYTES = 1 << 21
 """Of a Parquet file's row groups, before compression: who looks for one window's frames reads no others with them."""
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+TAKEN_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+NOT_IMPLEMENTED = 501
+SETTLE_S = 3.0
+"""Longer than a put of a small object takes; waited only where a server has no conditional puts."""
 
 
 def open_fs(uri: str) -> tuple[Any, str]:
@@ -95,13 +97,21 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     fs, path = open_fs(uri)
     with _explained("write", uri):
-        if _is_s3(uri):
+        if is_s3(uri):
             fs.pipe_file(path, data)
         else:
             _write_local(Path(path), data)
 
 
 def _write_local(path: Path, data: bytes) -> None:
+    with _temporary(path, data) as temporary:
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes) -> Generator[Path]:
+    """Yield a file beside the one that is to be, with its content on the disk; it is gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -109,10 +119,73 @@ def _write_local(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_only(uri: str, data: bytes) -> bool:
+    """Write a file unless there is one; of many that try at the same time, on any machines, one gets True.
+
+    A server that does not honour `If-None-Match` (a second creation succeeds) is used otherwise: the object is looked
+    for, written, and read back after SETTLE_S; the last of those that wrote within that time gets True.
+
+    Args:
+        uri: of the file.
+        data: that nobody else would write: it holds an id of the writer.
+
+    Raises:
+        StoreError: the folder or bucket cannot be written.
+    """
+    fs, path = open_fs(uri)
+    with _explained("write", uri):
+        return _create_s3(fs, uri, path, data) if is_s3(uri) else _create_local(Path(path), data)
+
+
+def _create_local(path: Path, data: bytes) -> bool:
+    try:
+        with _temporary(path, data) as temporary:
+            path.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # without hard links the name is as safe, the content comes a moment later
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
     _sync_folder(path.parent)
+    return True
+
+
+def _create_s3(fs: Any, uri: str, path: str, data: bytes) -> bool:
+    bucket, _, key = path.partition("/")
+
+    def put() -> bool:
+        try:
+            fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except read_errors() as error:
+            if error_code(error) not in TAKEN_CODES:
+                raise
+            return False
+        return True
+
+    if exists(uri):
+        return False
+    try:
+        if not put():
+            return read_bytes(uri) == data  # the answer to a first try was lost, and the client asked again
+        if not put():
+            return True
+    except read_errors() as error:
+        if http_status(error) != NOT_IMPLEMENTED:
+            raise
+        fs.pipe_file(path, data)
+    time.sleep(SETTLE_S)
+    return read_bytes(uri) == data
 
 
 def _sync_folder(folder: Path) -> None:
@@ -148,7 +221,7 @@ def move(source: str, target: str) -> None:
     _, target_path = open_fs(target)
     with _explained("move", source):
         try:
-            if _is_s3(source):
+            if is_s3(source):
                 fs.cp_file(source_path, target_path)
                 fs.rm_file(source_path)
             else:
@@ -195,7 +268,7 @@ def find(uri: str) -> FileEntry | None:
     fs, path = open_fs(uri)
     with _explained("look for", uri):
         try:
-            if not _is_s3(uri):
+            if not is_s3(uri):
                 status = Path(path).stat()
                 return entry_of(uri, status) if stat.S_ISREG(status.st_mode) else None
             info = fs.info(path)
@@ -230,7 +303,7 @@ def look_up(uri: str) -> FileEntry:
     if trouble := misnamed(uri):
         return FileEntry(uri, 0, "", trouble)
     try:
-        return _head(uri) if _is_s3(uri) else entry_of(uri, Path(uri).stat())
+        return _head(uri) if is_s3(uri) else entry_of(uri, Path(uri).stat())
     except read_errors() as error:
         is_about_it = isinstance(error, PermissionError | FileNotFoundError)
         if error_code(error) in BAD_CREDENTIALS or (is_outage(error, uri) and not is_about_it):
@@ -281,7 +354,7 @@ def list_files(
     fs, path = open_fs(uri)
     with _explained("list", uri):
         found = False
-        entries = _list_s3(fs, path, starts) if _is_s3(uri) else walk(path, uri, starts, strict=strict)
+        entries = _list_s3(fs, path, starts) if is_s3(uri) else walk(path, uri, starts, strict=strict)
         for entry in entries:
             found = True
             if not (strict and entry.trouble):
@@ -317,86 +390,11 @@ def listed_etag(text: str) -> str:
     return text if text.startswith("W/") else text.strip('"')
 
 
-def _is_s3(uri: str) -> bool:
-    return uri.startswith("s3://")
-
-
 @contextlib.contextmanager
 def _explained(action: str, uri: str) -> Generator[None]:
     """Turn whatever the file system raises into a StoreError that says where to look."""
     try:
         yield
     except read_errors() as error:
-        msg = f"cannot {action} {uri}: {explain(error, uri)}"
+        msg = f"cannot {action} {uri}: {explain(error, uri, action)}"
         raise StoreError(msg) from error
-
-
-def read_errors() -> tuple[type[Exception], ...]:
-    """Return what a broken read or write can raise; the S3 libraries are only asked when they were loaded."""
-    if "botocore" not in sys.modules:
-        return (OSError,)
-    from aiohttp import ClientError as HttpError
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    return (OSError, BotoCoreError, ClientError, HttpError)
-
-
-def error_code(error: BaseException) -> str:
-    """Return the code a bucket's server gave (`AccessDenied`, `SlowDown`, `404`), empty when none did."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-def http_status(error: BaseException) -> int:
-    """Return the HTTP status that a bucket's server answered with, 0 when it did not answer."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def is_busy(code: str) -> bool:
-    """Return whether a server's code asks for fewer requests: its own, or that of the keys' service behind it."""
-    return code in BUSY_CODES or "throttl" in code.lower()
-
-
-def is_outage(error: BaseException, uri: str) -> bool:
-    """Return whether a failed read is about a whole bucket or the way to it, not about this one object.
-
-    A request that is wrong (4xx) is wrong for this object, unless its code is about who asks, when, or how often.
-    """
-    if not _is_s3(uri):
-        return False
-    code = error_code(error)
-    if not code or code in OBJECT_CODES:
-        return not code and not isinstance(error, FileNotFoundError)
-    is_ours = code in BAD_CREDENTIALS | CLOCK_CODES | {"NoSuchBucket"} or is_busy(code)
-    return is_ours or http_status(error) // 100 != 4
-
-
-def explain(error: BaseException, uri: str) -> str:
-    """Return why an operation failed and what to look at, without any credential."""
-    if not _is_s3(uri):
-        return reason(error)
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    code = error_code(error)
-    name = type(error).__name__
-    if code == "NoSuchBucket":
-        return f"no bucket {bucket!r} at this endpoint; check the name and AWS_ENDPOINT_URL"
-    if code in BAD_CREDENTIALS:
-        return (
-            f"the credentials were refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,"
-            " AWS_SESSION_TOKEN and AWS_PROFILE"
-        )
-    if name in ("NoCredentialsError", "PartialCredentialsError"):
-        return (
-            "no credentials; set AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a machine role"
-        )
-    if isinstance(error, PermissionError):
-        return (
-            f"access denied ({code or 'no code'}); the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,"
-            f" AWS_PROFILE) are wrong or may not do this in bucket {bucket!r}"
-        )
-    if isinstance(error, FileNotFoundError):
-        return f"no such object or folder in bucket {bucket!r}"
-    if name in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"):
-        return "nothing answers at the endpoint; check AWS_ENDPOINT_URL and the network"
-    return f"{name}: {error}" + (f" ({code})" if code and code not in str(error) else "")

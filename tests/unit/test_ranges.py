@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from fsspec.asyn import get_loop
 from s3fs.errors import translate_boto_error
 
-from pipeline import ranges, store
+from pipeline import ranges, refusals, store
 from pipeline.errors import DecodeError, StoreError
 from pipeline.ranges import Pinned, fetch
 
@@ -203,7 +203,7 @@ def test_what_no_retry_mends_stops_the_run_at_once(serve, code):
         (refusal("AccessDenied", 403), r"cannot be read: access denied \(AccessDenied\)"),
         (refusal("InvalidObjectState", 403), "cannot be read: "),
     ],
-    ids=lambda value: "" if isinstance(value, str) else store.error_code(value) or "missing",
+    ids=lambda value: "" if isinstance(value, str) else refusals.error_code(value) or "missing",
 )
 @pytest.mark.parametrize("after", [False, True], ids=["at once", "later"])
 def test_what_concerns_one_object_is_its_own_failure(serve, error, says, after):
@@ -237,20 +237,20 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("error", WRONG, ids=store.error_code)
+@pytest.mark.parametrize("error", WRONG, ids=refusals.error_code)
 def test_a_request_that_is_wrong_for_one_object_fails_it_at_once(serve, error):
     server = serve(error)
     server.may_list, server.others = None, {"b.mkv": b"x"}
-    with pytest.raises(DecodeError, match=f"{PINNED.uri}: cannot be read: .*{store.error_code(error)}"):
+    with pytest.raises(DecodeError, match=f"{PINNED.uri}: cannot be read: .*{refusals.error_code(error)}"):
         read()
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("error", WRONG, ids=store.error_code)
+@pytest.mark.parametrize("error", WRONG, ids=refusals.error_code)
 def test_a_request_that_is_wrong_for_the_bucket_stops_the_run(serve, error):
     server = serve(*[error] * 10_000)
     server.may_list = error
-    with pytest.raises(StoreError, match=f"cannot read .*{store.error_code(error)}"):
+    with pytest.raises(StoreError, match=f"cannot read .*{refusals.error_code(error)}"):
         read()
 
 
