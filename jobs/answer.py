@@ -110,21 +110,31 @@ def read_paths(args: Arguments) -> tuple[str, str, str]:
 
 
 def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_run: bool) -> int:
-    from jobs import summary
-    from pipeline import ledger
+    from pipeline import lease, ledger
     from pipeline.listing import check_apart
 
-    started = time.monotonic()
     check_apart(videos, out)
     plan = resolve(config, queries)
     if dry_run:
         return _dry_run(videos, out, queries, config, plan)
-    run = ledger.open_run(out, config, queries, plan.models)
+    run_id = ledger.new_run_id()
+    with lease.held(out, run_id) as held:
+        run = ledger.open_run(out, config, queries, plan.models, run_id)
+        return _answer(videos, run, queries, config, plan, held)
+
+
+def _answer(videos: str, run: Any, queries: list[Any], config: JobConfig, plan: Resolved, held: Any) -> int:
+    """Do what is missing in an output folder that this process holds; print what it holds then."""
+    from jobs import summary
+    from pipeline import ledger
+
+    started = time.monotonic()
+    out = run.out
     files, found = list_archive(videos, run)
     counters: Counter[str] | None = None
     if files or ledger.has_open_verdicts(run, queries, found):
         ledger.start_run(run, config, queries, plan.models, versions())
-        counters = _execute(plan, run, config, queries, files, found)
+        counters = _execute(plan, run, config, queries, files, found, held)
     counts = summary.count(out, queries, found)
     stats = {
         "run_id": run.run_id, "out": out, "fingerprint": settings.fingerprint(config),
@@ -197,7 +207,7 @@ def list_archive(videos: str, run: Any) -> tuple[list[Any], Any]:
 
 
 def _execute(
-    plan: Resolved, run: Any, config: JobConfig, queries: list[Any], files: list[Any], found: Any
+    plan: Resolved, run: Any, config: JobConfig, queries: list[Any], files: list[Any], found: Any, held: Any
 ) -> "Counter[str]":
     """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
     from jobs import cluster
@@ -219,23 +229,25 @@ def _execute(
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
         if files:
-            counters.update(_commit_all("probe", flow.probe_archive(job, place, files), run))
+            counters.update(_commit_all("probe", flow.probe_archive(job, place, files), run, held))
         open_windows = answered.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
             routes = plan.routes or routing.decide(
                 plan.router, plan.router_facts, job, plan.models, place.answerer
             )
-            counters.update(_commit_all("answer", flow.answer_archive(job, place, routes, windows), run))
+            counters.update(
+                _commit_all("answer", flow.answer_archive(job, place, routes, windows), run, held)
+            )
         num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
         counters.update(
-            _commit_all("judge", flow.reduce_archive(job, place, num_answers, found, judged), run)
+            _commit_all("judge", flow.reduce_archive(job, place, num_answers, found, judged), run, held)
         )
     return counters
 
 
-def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
+def _commit_all(name: str, parts: Any, run: Any, held: Any) -> "Counter[str]":
     """Commit parts as the stream delivers them; return the sum of their counters.
 
     Raises:
@@ -251,7 +263,7 @@ def _commit_all(name: str, parts: Any, run: Any) -> "Counter[str]":
     started = time.monotonic()
     try:
         for part in as_staged(parts):
-            ledger.commit(run, part)
+            ledger.commit(run, part, held.check)
             counters.update(json.loads(part["counters"]))
     except JobError:
         raise

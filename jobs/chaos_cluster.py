@@ -115,7 +115,9 @@ def cluster(environment: Mapping[str, str], num_nodes: int = 2) -> Generator[Clu
         tempfile.mkdtemp(prefix="rs", dir="/tmp")
     )  # short: socket paths are limited to 107 characters
     running = Cluster(folder, environment)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it started ends with it
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # what it started ends with it
     try:
         running.start(num_nodes)
         yield running

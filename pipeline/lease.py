@@ -3,7 +3,7 @@
     OUT/_run/lease/00000007.json     who writes to OUT; the highest number counts
 
 A driver takes the folder over by creating the file of the next number, which a disk or a bucket lets one of many do
-(store.create_only); numbers are never used again, so nobody can destroy a claim that is newer than the one they know.
+(exclusive.create_only); numbers are never used again, so nobody can destroy a newer claim than the one they know.
 No two clocks are compared: a lease of another machine has run out when it was watched, unchanged, for as long as it
 lasts. Its holder stops counting on it a little earlier, by its own clock, and then has to take the folder over itself.
 """
@@ -20,8 +20,9 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from pipeline import store
+from pipeline import exclusive, store
 from pipeline.errors import ConfigError, JobError, StoreError
+from pipeline.refusals import is_s3
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ def _acquire(out: str, me: Holder) -> Lease:
 
 def _create(out: str, number: int, me: Holder) -> bool:
     """Return whether this process got a number, and the highest: one that others have used up is free again."""
-    if not store.create_only(_uri(out, number), _encode(me)):
+    if not exclusive.create_only(_uri(out, number), _encode(me)):
         return False
     if max(_numbers(out), default=0) == number:
         return True
@@ -238,7 +239,10 @@ def _watch(out: str, claim: Claim) -> Claim | None:
     if holder and _lives_here(holder) and abs(time.time() - holder.renewed_s) < lasts_s:
         raise _refusal(out, claim)
     logger.warning(
-        "%s is held by %s; waiting %g s to see whether it still runs", out, holder or "an unknown driver", lasts_s
+        "%s is held by %s; waiting %g s to see whether it still runs",
+        out,
+        holder or "an unknown driver",
+        lasts_s,
     )
     began_s = _now_s()
     while _now_s() - began_s < lasts_s:
@@ -300,7 +304,7 @@ def _encode(holder: Holder) -> bytes:
 
 def _missing_folders(out: str) -> list[Path]:
     """Return the local folders that holding an output folder will make, the deepest first."""
-    if store.is_s3(out):
+    if is_s3(out):
         return []
     folder = Path(store.join(out, "_run", FOLDER)).absolute()
     return [path for path in (folder, *folder.parents) if not path.exists()]
@@ -321,7 +325,15 @@ def _clock(at_s: float) -> str:
 def _myself(run_id: str) -> Holder:
     now_s, pid = time.time(), os.getpid()
     return Holder(
-        uuid.uuid4().hex, run_id, socket.gethostname(), _kernel(), pid, _start_of(pid), now_s, now_s, _length_s()
+        uuid.uuid4().hex,
+        run_id,
+        socket.gethostname(),
+        _kernel(),
+        pid,
+        _start_of(pid),
+        now_s,
+        now_s,
+        _length_s(),
     )
 
 

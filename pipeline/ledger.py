@@ -100,9 +100,7 @@ def new_run_id() -> str:
 
 
 def open_run(out: str, config: JobConfig, queries: Sequence[Query], models: Models, run_id: str = "") -> Run:
-    """Check the folder against this job, mend what a crash left, and return a new run; writes nothing of its own.
-
-    Nobody else may write to the folder at this time: see lease.py.
+    """Check the folder, which this process holds, against this job; mend what a crash left; return a new run.
 
     Raises:
         ConfigError, StoreError: see `check_folder`; or the folder cannot be written.
@@ -216,13 +214,9 @@ def _recover(run: Run) -> None:
 def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> None:
     """Make one staged part (rows.PART) visible, exactly once.
 
-    Args:
-        run: that staged it.
-        part: what was staged.
-        check: raises when the folder is not this run's any more (lease.Lease.check).
-
     Raises:
-        JobError: what `check` raises; the part then does not count, or the run that took over publishes it.
+        JobError: what `check` raises when the folder is not this run's any more (lease.Lease.check); the part then does
+            not count, or the run that took over publishes it.
         StoreError: the record or a file cannot be written; the part then does not count, or counts and is
             published by the next run.
     """

@@ -6,11 +6,9 @@ one, and each process builds its own client. Listings are never cached. Every wr
 """
 
 import contextlib
-import errno
 import os
 import re
 import stat
-import time
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -32,11 +30,6 @@ MAX_CONNECTIONS = 64
 STREAM_BLOCK_BYTES = 1 << 22
 GROUP_BYTES = 1 << 21
 """Of a Parquet file's row groups, before compression: who looks for one window's frames reads no others with them."""
-NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-TAKEN_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-NOT_IMPLEMENTED = 501
-SETTLE_S = 3.0
-"""Longer than a put of a small object takes; waited only where a server has no conditional puts."""
 
 
 def open_fs(uri: str) -> tuple[Any, str]:
@@ -73,7 +66,7 @@ def read_bytes(uri: str) -> bytes:
         StoreError: it does not exist or cannot be read.
     """
     fs, path = open_fs(uri)
-    with _explained("read", uri):
+    with explained("read", uri):
         return fs.cat_file(path)
 
 
@@ -85,7 +78,7 @@ def open_stream(uri: str) -> Generator[IO[bytes]]:
         StoreError: it does not exist or cannot be read, now or while it is read.
     """
     fs, path = open_fs(uri)
-    with _explained("read", uri), fs.open(path, "rb", block_size=STREAM_BLOCK_BYTES) as file:
+    with explained("read", uri), fs.open(path, "rb", block_size=STREAM_BLOCK_BYTES) as file:
         yield file
 
 
@@ -96,7 +89,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         StoreError: the folder or bucket cannot be written.
     """
     fs, path = open_fs(uri)
-    with _explained("write", uri):
+    with explained("write", uri):
         if is_s3(uri):
             fs.pipe_file(path, data)
         else:
@@ -104,13 +97,13 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def _write_local(path: Path, data: bytes) -> None:
-    with _temporary(path, data) as temporary:
+    with temporary_beside(path, data) as temporary:
         temporary.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Generator[Path]:
+def temporary_beside(path: Path, data: bytes) -> Generator[Path]:
     """Yield a file beside the one that is to be, with its content on the disk; it is gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -124,71 +117,7 @@ def _temporary(path: Path, data: bytes) -> Generator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def create_only(uri: str, data: bytes) -> bool:
-    """Write a file unless there is one; of many that try at the same time, on any machines, one gets True.
-
-    A server that does not honour `If-None-Match` (a second creation succeeds) is used otherwise: the object is looked
-    for, written, and read back after SETTLE_S; the last of those that wrote within that time gets True.
-
-    Args:
-        uri: of the file.
-        data: that nobody else would write: it holds an id of the writer.
-
-    Raises:
-        StoreError: the folder or bucket cannot be written.
-    """
-    fs, path = open_fs(uri)
-    with _explained("write", uri):
-        return _create_s3(fs, uri, path, data) if is_s3(uri) else _create_local(Path(path), data)
-
-
-def _create_local(path: Path, data: bytes) -> bool:
-    try:
-        with _temporary(path, data) as temporary:
-            path.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        # without hard links the name is as safe, the content comes a moment later
-        try:
-            with path.open("xb") as file:
-                file.write(data)
-        except FileExistsError:
-            return False
-    _sync_folder(path.parent)
-    return True
-
-
-def _create_s3(fs: Any, uri: str, path: str, data: bytes) -> bool:
-    bucket, _, key = path.partition("/")
-
-    def put() -> bool:
-        try:
-            fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except read_errors() as error:
-            if error_code(error) not in TAKEN_CODES:
-                raise
-            return False
-        return True
-
-    if exists(uri):
-        return False
-    try:
-        if not put():
-            return read_bytes(uri) == data  # the answer to a first try was lost, and the client asked again
-        if not put():
-            return True
-    except read_errors() as error:
-        if http_status(error) != NOT_IMPLEMENTED:
-            raise
-        fs.pipe_file(path, data)
-    time.sleep(SETTLE_S)
-    return read_bytes(uri) == data
-
-
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -219,7 +148,7 @@ def move(source: str, target: str) -> None:
     """
     fs, source_path = open_fs(source)
     _, target_path = open_fs(target)
-    with _explained("move", source):
+    with explained("move", source):
         try:
             if is_s3(source):
                 fs.cp_file(source_path, target_path)
@@ -227,7 +156,7 @@ def move(source: str, target: str) -> None:
             else:
                 Path(target_path).parent.mkdir(parents=True, exist_ok=True)
                 Path(source_path).replace(target_path)
-                _sync_folder(Path(target_path).parent)
+                sync_folder(Path(target_path).parent)
         except FileNotFoundError:
             if not exists(target):
                 raise
@@ -240,7 +169,7 @@ def delete(uri: str) -> None:
         StoreError: it cannot be deleted.
     """
     fs, path = open_fs(uri)
-    with _explained("delete", uri), contextlib.suppress(FileNotFoundError):
+    with explained("delete", uri), contextlib.suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
@@ -251,7 +180,7 @@ def exists(uri: str) -> bool:
         StoreError: the place cannot be asked.
     """
     fs, path = open_fs(uri)
-    with _explained("look for", uri):
+    with explained("look for", uri):
         try:
             fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -266,7 +195,7 @@ def find(uri: str) -> FileEntry | None:
         StoreError: the place cannot be asked.
     """
     fs, path = open_fs(uri)
-    with _explained("look for", uri):
+    with explained("look for", uri):
         try:
             if not is_s3(uri):
                 status = Path(path).stat()
@@ -352,7 +281,7 @@ def list_files(
         StoreError: no such folder, or it cannot be listed.
     """
     fs, path = open_fs(uri)
-    with _explained("list", uri):
+    with explained("list", uri):
         found = False
         entries = _list_s3(fs, path, starts) if is_s3(uri) else walk(path, uri, starts, strict=strict)
         for entry in entries:
@@ -391,7 +320,7 @@ def listed_etag(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(action: str, uri: str) -> Generator[None]:
+def explained(action: str, uri: str) -> Generator[None]:
     """Turn whatever the file system raises into a StoreError that says where to look."""
     try:
         yield
