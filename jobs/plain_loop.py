@@ -23,6 +23,7 @@ from jobs.answer import list_archive, read_arguments, read_paths, versions
 from jobs.places import absolute, absolute_models
 from jobs.resolve import Resolved, resolve
 from pipeline import ledger, rows, sink, stages, verdicts
+from pipeline.answered import open_windows
 from pipeline.config import JobConfig
 from pipeline.guard import run_rows
 from pipeline.isolation import Reader
@@ -137,8 +138,8 @@ def main(argv: list[str]) -> int:
         probed = pool.imap_unordered(_probe, ledger.cut(files, FILES_PER_CALL))
         stage = partial(sink.stage_videos, run.staging, run.run_id)
         _commit(run, map(stage, gathered(probed, VIDEOS_PER_PART)), counters)
-        open_windows = ledger.open_windows(run, queries, found)
-        windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
+        still_open = open_windows(run, queries, found)
+        windows = ledger.write_parts(run.manifest("windows"), still_open, rows.WINDOW)
         answered = pool.imap_unordered(_answer, ledger.cut(windows, 1))
         stage = partial(sink.stage_windows, run.staging, run.run_id, plan.scorer_facts.name)
         _commit(run, map(stage, gathered(answered, config.sink.windows_per_part)), counters)
