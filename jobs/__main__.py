@@ -19,6 +19,7 @@ COMMANDS = {
     "index": "read one long video into a folder of keys and values, answer questions from it",
     "show": "look at results: a summary, or SQL over the Parquet",
     "status": "how far a run is, from what it has committed",
+    "check-cluster": "what is wrong with a cluster file, before `ray up`",
     "submit": "run one of these commands as a job of a Ray cluster",
     "train": "label questions with known answers, train what routes",
     "world": "generate videos and questions whose answers are known",
@@ -40,7 +41,9 @@ def main() -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(COMMANDS)}"
         print(f"reelsift: no command {name!r}; {hint}", file=sys.stderr)
         return 2
-    return run_command(lambda argv: importlib.import_module(f"jobs.{name}").main(argv), arguments)
+    return run_command(
+        lambda argv: importlib.import_module(f"jobs.{name.replace('-', '_')}").main(argv), arguments
+    )
 
 
 def run_command(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -74,7 +77,7 @@ def _version() -> str:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items())
+    commands = "\n".join(f"  {name:13} {what}" for name, what in COMMANDS.items())
     return (
         "usage: reelsift COMMAND ...\n\nAnswer a batch of plain-language questions over a whole archive of videos.\n\n"
         f"{commands}\n\n`reelsift COMMAND --help` lists the options of a command; --version prints the version."

@@ -16,7 +16,7 @@ from typing import Any
 
 from actors.models import Device
 from jobs.machines import Machines, survey_machines
-from jobs.preflight import Need, check_needs
+from jobs.preflight import Need, check_needs, too_small
 from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import ClusterError
 
@@ -72,6 +72,8 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
     placement = find_places(config, machines, scorer_gpu=scorer_gpu, answerer_gpu=answerer_gpu)
     if machines.known:
         check(placement, machines)
+        for line in too_small(config.cluster.sized_for, machines):
+            logger.warning("%s", line)
     else:
         logger.info("the cluster has no CPUs yet, and does not tell what it can get: not judged")
     for who, seat in (("scoring", placement.scorer), ("answering", placement.answerer)):

@@ -39,6 +39,27 @@ def check_needs(needs: Sequence[Need], machines: Machines) -> None:
     _check_num_machines(needs, machines)
 
 
+def too_small(sized_for: Sequence[str], machines: Machines) -> list[str]:
+    """Return one line per machine that settings were sized for, and of which a cluster can have none.
+
+    Args:
+        sized_for: as in `ClusterConfig`: role, CPUs and GPUs of a machine.
+        machines: where no machine says its role, any may be meant.
+    """
+    lines: list[str] = []
+    for text in sized_for:
+        role, _, amounts = text.partition(":")
+        words = amounts.replace(",", "").split()
+        needed = {kind: float(amount) for amount, kind in zip(words[::2], words[1::2], strict=True)}
+        labelled = any("role" in kind.labels for kind in machines.kinds)
+        if not machines.num_seats(needed, {"role": role} if labelled else {}):
+            lines.append(
+                f"these settings were sized for machines of {amounts.strip()} ({role}), and the cluster can have none:"
+                f" {machines.describe()}; expect another speed, or take other machines or settings"
+            )
+    return lines
+
+
 def _check_labels(need: Need, machines: Machines) -> None:
     if machines.with_labels(need.labels):
         return

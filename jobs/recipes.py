@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from pipeline.config import (
     AnswerConfig,
+    ClusterConfig,
     JobConfig,
     PlanConfig,
     ScoreConfig,
@@ -30,6 +31,7 @@ def world() -> JobConfig:
             scale_global=4, scale_relevant=1, scale_background=8,
         ),
         answer=AnswerConfig(model="package:world/model", frame_px=64, dtype="float32", max_new_tokens=4),
+        cluster=ClusterConfig(sized_for=("decode:2 CPU",)),
     )  # fmt: skip
 
 

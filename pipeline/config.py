@@ -232,6 +232,8 @@ class ClusterConfig:
     placement: Literal["auto", "labels", "none"] = "auto"
     """Machines by their label role: models on gpu, all else on decode. auto = where the cluster has or can have such;
     labels = always; none = anywhere."""
+    sized_for: tuple[Annotated[str, Field(pattern=r"^\w+:\d+(\.\d+)? CPU(, \d+(\.\d+)? GPU)?$")], ...] = ()
+    """Machines that these settings were sized for, as `gpu:8 CPU, 1 GPU`: a cluster without such ones is warned of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

@@ -25,7 +25,43 @@ def test_all_workers_scale_from_zero(cluster):
     for node in workers.values():
         assert node["min_workers"] == 0
         assert node["max_workers"] > 0
-        assert node["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+
+def test_spot_machines_go_before_the_same_on_demand(cluster):
+    types = cluster["available_node_types"]
+    for name in ("decode", "gpu"):
+        spot, other = types[name], types[f"{name}-on-demand"]
+        assert spot["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+        assert "InstanceMarketOptions" not in other["node_config"]
+        assert spot["priority"] > other["priority"]
+        assert spot["labels"]["role"] == other["labels"]["role"] == name
+        # priority decides among types that fit equally well only
+        assert spot["node_config"]["InstanceType"] == other["node_config"]["InstanceType"]
+
+
+def test_all_of_ray_asks_for_the_token(cluster):
+    lines = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    starts = [line for line in lines if "ray start" in line]
+    assert len(starts) == 2
+    assert all(line.startswith("RAY_AUTH_MODE=token ") for line in starts)
+
+
+def test_our_own_check_finds_nothing_and_the_recipes_fit(cluster):
+    from jobs.cluster_file import find_problems
+    from jobs.recipes import RECIPES
+
+    for recipe in RECIPES.values():
+        assert find_problems(cluster, recipe(), (PATH.parent / "constraints.txt").read_text()) == []
+
+
+def test_sizes_of_the_machines(cluster):
+    from jobs.cluster_file import machines_of
+
+    kinds = machines_of(cluster).kinds
+    found = {kind.name: (kind.resources["CPU"], kind.resources.get("GPU", 0)) for kind in kinds}
+    assert found["head"] == (0, 0)
+    assert found["decode"] == found["decode-on-demand"] == (32, 0)
+    assert found["gpu"] == found["gpu-on-demand"] == (8, 1)
 
 
 def test_the_head_does_no_work_and_hides_its_dashboard(cluster):

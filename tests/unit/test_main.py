@@ -40,7 +40,8 @@ def test_an_unknown_command_names_the_nearest(
     assert run(monkeypatch, "zzz") == 2
     assert (
         capsys.readouterr().err
-        == "reelsift: no command 'zzz'; known: answer, index, show, status, submit, train, world, bench\n"
+        == "reelsift: no command 'zzz'; known: answer, index, show, status, check-cluster, submit, train,"
+        " world, bench\n"
     )
 
 
