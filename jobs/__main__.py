@@ -18,6 +18,7 @@ COMMANDS = {
     "answer": "answer questions over an archive of videos",
     "index": "read one long video into a folder of keys and values, answer questions from it",
     "show": "look at results: a summary, or SQL over the Parquet",
+    "compact": "bring small result files together",
     "status": "how far a run is, from what it has committed",
     "check-cluster": "what is wrong with a cluster file, before `ray up`",
     "submit": "run one of these commands as a job of a Ray cluster",

@@ -126,7 +126,7 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_ru
 def _answer(videos: str, run: Any, queries: list[Any], config: JobConfig, plan: Resolved, held: Any) -> int:
     """Do what is missing in an output folder that this process holds; print what it holds then."""
     from jobs import summary
-    from pipeline import ledger
+    from pipeline import compact, ledger
 
     started = time.monotonic()
     out = run.out
@@ -147,6 +147,8 @@ def _answer(videos: str, run: Any, queries: list[Any], config: JobConfig, plan: 
     summary.print_end(stats)
     summary.check_conservation(counts)
     _check_any_was_read(videos, out, counts)
+    if counters is not None:
+        compact.compact_after_run(out, config.sink, held.check)
     return 1 if summary.failed_fraction(counts) > config.max_failed_fraction else 0
 
 

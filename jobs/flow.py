@@ -126,8 +126,12 @@ def answer_archive(
         **actors(place.answerer, windows_per_call=config.answer.windows_per_call if facts.tokens_per_frame else 1),
     )  # fmt: skip
 
-    write = partial(sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name)
-    return answered_windows.map_batches(write, batch_size=config.sink.windows_per_part, **light)
+    write = partial(
+        sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name,
+        most_bytes=config.sink.part_mb << 20,
+    )  # fmt: skip
+    per_part = sink.windows_per_part(config.sink, windows, config.window.sample_fps, len(job.queries))
+    return answered_windows.map_batches(write, batch_size=per_part, **light)
 
 
 def reduce_archive(job: Job, place: Placement, num_answers: int, found: Keys, judged: Keys) -> Dataset:

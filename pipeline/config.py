@@ -222,7 +222,13 @@ class SinkConfig:
     """How results reach the output folder."""
 
     windows_per_part: Count = 32
-    """Windows written and committed together; fewer lose less in a crash and make more files."""
+    """Windows written and committed together; fewer lose less in a crash and make more files. A run of more than
+    10,000 such parts commits more windows at a time, as far as part-mb allows."""
+    part_mb: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Size in 2^20 bytes that a file grows to: a larger part is cut in several, files of less than half are merged."""
+    compact_files: Annotated[int, Field(ge=0)] = 100
+    """Small files from which a run that ends well merges those of all finished runs; 0 = never, `reelsift compact`
+    does it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

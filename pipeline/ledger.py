@@ -5,13 +5,14 @@
                       routes.json                              what a model said of the questions, if one was asked
                       manifest/{files,windows}/*.parquet       what this run has to probe and to answer
                       staging/*.parquet                        written by workers, invisible to readers
-                      commits/<part_id>.json                   the commit: from here on the part counts
+                      commits/<part_id>.json                   the commit: from here on the part counts (records.py)
                       stats.json                               written last: the run is closed
                       recovered.json                           in its place, by the run after a crash
 
 Committing a part is two steps by the driver: write the commit record (one atomic put), then move the staged
 files into the tables. A crash between them is rolled forward by the next run; a crash before them leaves only
-staged files, which the next run removes. So the tables hold each key once, whatever is killed when.
+staged files, which the next run removes. So the tables hold each key once, whatever is killed when. Small files of
+closed runs are merged later (compact.py, swap.py).
 """
 
 import json
@@ -28,7 +29,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline import config as settings
-from pipeline import lease, rows, store
+from pipeline import lease, records, rows, store, swap
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
@@ -106,8 +107,7 @@ def open_run(out: str, config: JobConfig, queries: Sequence[Query], models: Mode
         ConfigError, StoreError: see `check_folder`; or the folder cannot be written.
     """
     check_folder(out, config, queries, models)
-    for run_id in run_ids(out):
-        _recover(Run(out, run_id))
+    recover(out)
     return Run(out, run_id or new_run_id())
 
 
@@ -197,8 +197,7 @@ def _recover(run: Run) -> None:
     A machine that nobody could reach may go on for a driver that is dead and stage a file when all is recovered: such
     files are removed by whatever run opens the folder next.
     """
-    closed = [store.join(run.folder, name) for name in ("stats.json", "recovered.json")]
-    is_open = not any(store.exists(uri) for uri in closed)
+    is_open = not is_closed(run)
     if is_open:
         for part in list(commits(run)):
             _publish(run, part)
@@ -208,7 +207,12 @@ def _recover(run: Run) -> None:
     if orphans:
         logger.info("run %s was cut short: removed %d files it had not committed", run.run_id, len(orphans))
     if is_open:
-        _write_json(closed[1], {"removed": len(orphans)})
+        _write_json(store.join(run.folder, "recovered.json"), {"removed": len(orphans)})
+
+
+def is_closed(run: Run) -> bool:
+    """Return whether a run is over and what it left is in order: it commits nothing more."""
+    return any(store.exists(store.join(run.folder, name)) for name in ("stats.json", "recovered.json"))
 
 
 def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> None:
@@ -238,9 +242,7 @@ def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> Non
 
 def commits(run: Run) -> Iterator[Row]:
     """Yield what a run has committed: rows.PART, and when in `committed_s` (seconds since 1970)."""
-    for entry in store.list_files(store.join(run.folder, "commits"), missing_ok=True):
-        if entry.uri.endswith(".json"):
-            yield _read_json(entry.uri)
+    return records.read(store.join(run.folder, "commits"))
 
 
 def manifest_rows(run: Run, of: str) -> int | None:
@@ -265,9 +267,8 @@ def close_run(run: Run, stats: dict[str, Any]) -> None:
 
 
 def part_files(out: str, table: str) -> list[str]:
-    """Return the committed files of a table, sorted."""
-    files = store.list_files(store.join(out, table), missing_ok=True)
-    return [entry.uri for entry in files if entry.uri.endswith(".parquet")]
+    """Return the committed files of a table, sorted; each row is in one of them, also while small files are merged."""
+    return swap.table_files(out, table)
 
 
 def write_parts(folder: str, content: Iterable[Row], schema: pa.Schema) -> list[Slice]:

@@ -2,16 +2,22 @@
 
 A worker writes a part's files under `_run/<run_id>/staging/` and hands their names to the driver; the driver
 commits (ledger.py). A part's name comes from the rows in it, so a task that Ray runs twice writes the same files.
+
+How large a part is: Ray brings rows together by number alone, so a part is `windows_per_part` windows, more in a run
+that would make too many parts, and is cut where its rows take more than `part_mb`. What stays small is merged when the
+run is over (compact.py).
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipeline import rows, store
+from pipeline import ledger, rows, store
+from pipeline.config import SinkConfig
+from pipeline.ledger import Slice
 from pipeline.rows import Row
 
 PROBING = ("probe_s", "probe_cpu_s", "probe_bytes", "probe_requests")
@@ -28,6 +34,28 @@ DECODING = (
     "answer_cpu_s",
 )
 """Counters of windows."""
+MAX_PARTS = 10_000
+"""Of one run, as long as a part stays below `part_mb`."""
+FRAME_BYTES = 4096
+"""Of a frame's row: its embedding, mostly."""
+ANSWER_BYTES = 512
+
+
+def windows_per_part(
+    settings: SinkConfig, windows: Sequence[Slice], sample_fps: float, num_queries: int
+) -> int:
+    """Return how many windows of a run are written and committed together.
+
+    A run of a million short windows writes fewer and larger parts than one of a hundred; their size is reckoned from
+    the first windows of the list.
+    """
+    grown = sum(part.stop - part.start for part in windows) // MAX_PARTS
+    if grown <= settings.windows_per_part:
+        return settings.windows_per_part
+    sample = ledger.read_slice(windows[0].uri, windows[0].start, windows[0].stop)
+    mean_s = sum(window["end_s"] - window["start_s"] for window in sample) / len(sample)
+    window_bytes = mean_s * sample_fps * FRAME_BYTES + num_queries * ANSWER_BYTES
+    return max(settings.windows_per_part, min(grown, int((settings.part_mb << 20) / window_bytes)))
 
 
 def stage_part(
@@ -87,12 +115,38 @@ def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
     return rows.to_table([part], rows.PART)
 
 
-def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa.Table:
-    """Stage answered windows (rows.ANSWERED): their answers, and their frames where the index lacks them."""
-    answers: list[Row] = []
-    frames: list[Row] = []
+def stage_windows(
+    staging: str, run_id: str, scorer: str, table: pa.Table, *, most_bytes: int = 1 << 27
+) -> pa.Table:
+    """Stage answered windows (rows.ANSWERED): their answers, and their frames where the index lacks them.
+
+    Returns:
+        Parts (rows.PART) of at most `most_bytes`, or of one window that is larger.
+    """
     # by their ids, so that frames of one video lie together in a file
     windows = sorted(rows.to_rows(table), key=lambda window: window["window_id"])
+    parts = [_stage_windows(staging, run_id, scorer, piece) for piece in _pieces(windows, most_bytes)]
+    return rows.to_table(parts, rows.PART)
+
+
+def _pieces(windows: Sequence[Row], most_bytes: int) -> Iterator[list[Row]]:
+    """Yield windows in turn, together as many as take at most so many bytes."""
+    piece: list[Row] = []
+    piece_bytes = 0
+    for window in windows:
+        num_bytes = len(window["embedding"]["data"]) + ANSWER_BYTES * len(window["answers"])
+        if piece and piece_bytes + num_bytes > most_bytes:
+            yield piece
+            piece, piece_bytes = [], 0
+        piece.append(window)
+        piece_bytes += num_bytes
+    if piece:
+        yield piece
+
+
+def _stage_windows(staging: str, run_id: str, scorer: str, windows: Sequence[Row]) -> Row:
+    answers: list[Row] = []
+    frames: list[Row] = []
     for window in windows:
         answers += [{**answer, "run_id": run_id} for answer in window["answers"]]
         if window["write_frames"] and not window["error_type"]:
@@ -120,8 +174,7 @@ def stage_windows(staging: str, run_id: str, scorer: str, table: pa.Table) -> pa
         "answer_s": sum(answer["answer_s"] for answer in answers),
     }
     names = [f"{window['window_id']}:{','.join(window['query_ids'])}" for window in windows]
-    part = stage_part(staging, _tables(answers=answers, frames=frames), names, counters)
-    return rows.to_table([part], rows.PART)
+    return stage_part(staging, _tables(answers=answers, frames=frames), names, counters)
 
 
 def stage_verdicts(staging: str, run_id: str, verdicts: Sequence[Row]) -> Row:

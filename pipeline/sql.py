@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import rows, store
+from pipeline import rows, store, swap
 from pipeline.errors import ConfigError
 
 BATCH_ROWS = 10_000
@@ -95,8 +95,7 @@ def _fetch(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[object, ...]]:
 
 def _part_files(out: str, table: str) -> list[str]:
     """Return the committed files of a table, local ones with absolute paths."""
-    uris = [entry.uri for entry in store.list_files(store.join(out, table), missing_ok=True)]
-    return [uri if "://" in uri else store.open_fs(uri)[1] for uri in uris if uri.endswith(".parquet")]
+    return [uri if "://" in uri else store.open_fs(uri)[1] for uri in swap.table_files(out, table)]
 
 
 def _select_all(table: str, paths: Sequence[str]) -> str:

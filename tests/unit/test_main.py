@@ -40,7 +40,7 @@ def test_an_unknown_command_names_the_nearest(
     assert run(monkeypatch, "zzz") == 2
     assert (
         capsys.readouterr().err
-        == "reelsift: no command 'zzz'; known: answer, index, show, status, check-cluster, submit, train,"
+        == "reelsift: no command 'zzz'; known: answer, index, show, compact, status, check-cluster, submit, train,"
         " world, bench\n"
     )
 

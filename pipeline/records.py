@@ -1,0 +1,72 @@
+"""Commit records of a run: one small file per part while it runs, one file for all of them when it is over.
+
+    commits/<part_id>.json     one commit, written by the driver (ledger.py)
+    commits/all.jsonl          those of a closed run that was compacted, one line each (compact.py)
+
+Folding writes the one file whole, then deletes the many; whoever reads in between finds a record twice and takes it
+once.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import store, store_bulk
+
+Record = dict[str, Any]
+FOLDED = "all.jsonl"
+
+
+def read(folder: str) -> Iterator[Record]:
+    """Yield each record of a folder once.
+
+    Raises:
+        StoreError: the folder cannot be read.
+    """
+    seen: set[str] = set()
+    yield from _folded(folder, seen)
+    was_folded = False
+    for uri in _single(folder):
+        if not store.exists(uri):
+            was_folded = True  # since the folder was listed
+            continue
+        record: Record = json.loads(store.read_bytes(uri))
+        if record["part_id"] not in seen:
+            seen.add(record["part_id"])
+            yield record
+    if was_folded:
+        yield from _folded(folder, seen)
+
+
+def fold(folder: str) -> int:
+    """Bring the records of a closed run into one file; return how many files are gone.
+
+    Raises:
+        StoreError: the folder cannot be read or written.
+    """
+    single = list(_single(folder))
+    if len(single) < 2:
+        return 0
+    with store_bulk.write_stream(store.join(folder, FOLDED)) as file:
+        for record in read(folder):
+            file.write(json.dumps(record).encode() + b"\n")
+    store_bulk.delete_all(single)
+    return len(single)
+
+
+def _single(folder: str) -> Iterator[str]:
+    for entry in store.list_files(folder, missing_ok=True):
+        if entry.uri.endswith(".json"):
+            yield entry.uri
+
+
+def _folded(folder: str, seen: set[str]) -> Iterator[Record]:
+    uri = store.join(folder, FOLDED)
+    if not store.exists(uri):
+        return
+    with store.open_stream(uri) as file:
+        for line in file:
+            record: Record = json.loads(line)
+            if record["part_id"] not in seen:
+                seen.add(record["part_id"])
+                yield record
