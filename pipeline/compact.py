@@ -15,7 +15,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -196,7 +196,7 @@ def _row_groups(files: Mapping[str, int]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     held_bytes = 0
     for uri, content in _contents(files):
-        try:
+        with _readable(uri):
             file = pq.ParquetFile(pa.BufferReader(content))
             for number in range(file.num_row_groups):
                 held.append(file.read_row_group(number))
@@ -204,11 +204,17 @@ def _row_groups(files: Mapping[str, int]) -> Iterator[pa.Table]:
                 if held_bytes >= ROW_GROUP_BYTES:
                     yield pa.concat_tables(held)
                     held, held_bytes = [], 0
-        except pa.ArrowException as error:
-            msg = f"{uri} cannot be read as Parquet ({error}); nothing was replaced. Move it away, or write it again"
-            raise StoreError(msg) from error
     if held:
         yield pa.concat_tables(held)
+
+
+@contextlib.contextmanager
+def _readable(uri: str) -> Generator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        msg = f"{uri} cannot be read as Parquet ({error}); it was not touched, nor what belongs to it. Move it away"
+        raise StoreError(msg) from error
 
 
 def _contents(files: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
@@ -240,7 +246,7 @@ def _sizes(out: str, table: str) -> dict[str, int]:
 
 
 def _schema(uri: str) -> pa.Schema:
-    with store.open_stream(uri) as file:
+    with store.open_stream(uri) as file, _readable(uri):
         return pq.read_schema(file)
 
 

@@ -25,17 +25,14 @@ def read(folder: str) -> Iterator[Record]:
     """
     seen: set[str] = set()
     yield from _folded(folder, seen)
-    was_folded = False
+    if seen:
+        return  # single ones beside it are in it
     for uri in _single(folder):
-        if not store.exists(uri):
-            was_folded = True  # since the folder was listed
-            continue
-        record: Record = json.loads(store.read_bytes(uri))
-        if record["part_id"] not in seen:
+        if store.exists(uri):
+            record: Record = json.loads(store.read_bytes(uri))
             seen.add(record["part_id"])
             yield record
-    if was_folded:
-        yield from _folded(folder, seen)
+    yield from _folded(folder, seen)  # what was folded meanwhile
 
 
 def fold(folder: str) -> int:
