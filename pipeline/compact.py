@@ -6,20 +6,28 @@ left out, and brought together up to a target size. Files of answers/ and frames
 part lies in files of one name, before and after. A merged file is called after the newest run in it, and all in it were
 written with the same columns.
 
-Only closed runs are touched, so no part that recovery may still publish is ever in a merged file. Rows are copied row
-group by row group; swap.py says how files are exchanged.
+Rows of a merged file are sorted by video, so that a reader of one video's rows reads few row groups, although parts
+were written as windows came in. Memory holds a small share of the rows: they are cut into ranges of ids in a temporary
+folder first.
+
+Only closed runs are touched, so no part that recovery may still publish is ever in a merged file. swap.py says how
+files are exchanged.
 """
 
 import contextlib
 import hashlib
 import logging
+import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import ledger, records, rows, store, store_bulk, swap
@@ -33,8 +41,10 @@ TOGETHER = (("videos",), ("answers", "frames"), ("verdicts",))
 """Tables whose files of one name hold one part."""
 MAX_FILES = 4096
 """In one merged file: their names are in one note."""
-ROW_GROUP_BYTES = 1 << 25
-"""Of a merged file, uncompressed: rows that are in memory at a time, beside one row group of an old file."""
+RANGE_BYTES, MAX_RANGES = 1 << 22, 32
+"""Of old files, for one range of ids: the rows of one are sorted in memory."""
+ORDER = ("video_id", "version", "start_s", "wanted_s", "query_id")
+"""Columns that rows are sorted by, as far as a table has them."""
 AHEAD, AHEAD_BYTES = 8, 1 << 26
 """Files, and bytes of files, that are fetched while others are written; a bucket answers after some 30 ms each."""
 AFTER_RUN_S = 600.0
@@ -48,6 +58,7 @@ class Group:
     name: str
     old: Mapping[str, Mapping[str, int]]
     """Names and sizes in bytes of the files that go, per table."""
+    schemas: Mapping[str, pa.Schema]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,7 @@ class _Growing:
         if len(self.names) > 1:
             digest = hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]
             name = f"{_run_id(self.names[-1])}-{'-'.join(self.old)}-merged-{digest}.parquet"
-            yield Group(name, {table: sizes for table, sizes in self.old.items() if sizes})
+            yield Group(name, {table: sizes for table, sizes in self.old.items() if sizes}, self.schemas)
 
 
 def _merge(out: str, table: str, group: Group) -> None:
@@ -178,34 +189,50 @@ def _merge(out: str, table: str, group: Group) -> None:
     """
     files = {store.join(out, table, name): num_bytes for name, num_bytes in group.old[table].items()}
     target = swap.staged_file(out, table, group.name)
-    expected = 0
-    with store_bulk.write_stream(target) as file, contextlib.ExitStack() as opened:
-        writer: pq.ParquetWriter | None = None
-        for part in _row_groups(files):
-            writer = writer or opened.enter_context(pq.ParquetWriter(file, part.schema, compression="zstd"))
-            writer.write_table(part)
-            expected += part.num_rows
-    found = ledger.num_rows(target)
+    schema = group.schemas[table]
+    with (
+        store_bulk.write_stream(target) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        num_rows: list[int] = []
+        for part in _sorted_ranges(files, schema, num_rows):
+            writer.write_table(part, max(1, len(part) * store.GROUP_BYTES // max(1, part.nbytes)))
+    found, expected = ledger.num_rows(target), sum(num_rows)
     if found != expected:
         msg = f"{target}: expected {expected} rows, found {found}; nothing was replaced, run it again"
         raise StoreError(msg)
 
 
-def _row_groups(files: Mapping[str, int]) -> Iterator[pa.Table]:
-    """Yield the rows of files in turn, small row groups brought together."""
-    held: list[pa.Table] = []
-    held_bytes = 0
+def _sorted_ranges(files: Mapping[str, int], schema: pa.Schema, num_rows: list[int]) -> Iterator[pa.Table]:
+    """Yield the rows of files by ranges of video ids, each sorted; one range is in memory at a time.
+
+    `num_rows` gets the number of rows of each file.
+    """
+    count = min(MAX_RANGES, sum(files.values()) // RANGE_BYTES + 1)
+    edges = ["", *(f"{256 * number // count:02x}" for number in range(1, count)), "~"]  # ids are hex digits
+    by = [(name, "ascending") for name in ORDER if name in schema.names]
+    with tempfile.TemporaryDirectory(prefix="reelsift-") as folder:
+        paths = [Path(folder) / str(number) for number in range(count)]
+        with contextlib.ExitStack() as opened:
+            ranges = [opened.enter_context(pa.ipc.new_stream(str(path), schema)) for path in paths]
+            for part in _row_groups(files, num_rows):
+                for (low, high), kept in zip(pairwise(edges), ranges, strict=True):
+                    kept.write_table(
+                        part.filter((pc.field("video_id") >= low) & (pc.field("video_id") < high))
+                    )
+        for path in paths:
+            with pa.ipc.open_stream(str(path)) as kept:
+                yield kept.read_all().sort_by(by)
+
+
+def _row_groups(files: Mapping[str, int], num_rows: list[int]) -> Iterator[pa.Table]:
+    """Yield the rows of files in turn."""
     for uri, content in _contents(files):
         with _readable(uri):
-            file = pq.ParquetFile(pa.BufferReader(content))
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            num_rows.append(file.metadata.num_rows)
             for number in range(file.num_row_groups):
-                held.append(file.read_row_group(number))
-                held_bytes += held[-1].nbytes
-                if held_bytes >= ROW_GROUP_BYTES:
-                    yield pa.concat_tables(held)
-                    held, held_bytes = [], 0
-    if held:
-        yield pa.concat_tables(held)
+                yield file.read_row_group(number)
 
 
 @contextlib.contextmanager
