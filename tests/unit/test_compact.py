@@ -56,6 +56,7 @@ def window_of(video: rows.Row, number: int) -> rows.Row:
         "samples": [sample],
         "pts_s": [0.0],
         "novelty": [1.0],
+        "slow": [True],
         "embedding": rows.pack(np.random.default_rng(number).random((1, 320), np.float32)),
         "answers": [rows.fill(answer, rows.ANSWERS)],
     }
