@@ -7,14 +7,14 @@ import sys
 import time
 from dataclasses import asdict
 
-from pipeline import compact, ledger, store
+from pipeline import compact, lease, ledger
 from pipeline.config import SinkConfig
 from pipeline.errors import ConfigError
 
 EPILOG = """\
-No run may write to OUT meanwhile. Cut short, it goes on where it stopped when it is called again; rows are never lost
-and never double. The tables hold the same rows as before; a query that is under way in another process may fail and
-is right when it is asked again.
+While a run writes to OUT this is refused, and a run while this is under way. Cut short, it goes on where it stopped when
+it is called again; rows are never lost and never double. The tables hold the same rows as before; a query that is under
+way in another process may fail, and is right when it is asked again.
 """
 
 
@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
     """Merge the small files of OUT; the last stdout line is JSON.
 
     Raises:
-        ConfigError: OUT is no output folder, or a run there is not over.
+        ConfigError: OUT is no output folder, or a setting is out of its range.
+        JobError: a run is writing there.
         StoreError: the folder or bucket cannot be read or written.
     """
     parser = argparse.ArgumentParser(prog="reelsift compact", description=__doc__, epilog=EPILOG)
@@ -37,8 +38,12 @@ def main(argv: list[str]) -> int:
         raise ConfigError(msg)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     started = time.monotonic()
-    _check(given.out)
-    done = compact.compact(given.out, given.part_mb << 20)
+    if not ledger.run_ids(given.out):
+        msg = f"{given.out}: found no run, expected an output folder of `reelsift answer`"
+        raise ConfigError(msg)
+    with lease.held(given.out, "compact") as held:
+        ledger.recover(given.out)
+        done = compact.compact(given.out, given.part_mb << 20, held.check)
     wall_s = round(time.monotonic() - started, 2)
     print(
         f"{done.files_before:,} files became {done.files_after:,} ({done.merged_bytes / 1e6:,.1f} MB brought together),"
@@ -47,20 +52,3 @@ def main(argv: list[str]) -> int:
     )
     print(json.dumps({"out": given.out, **asdict(done), "wall_s": wall_s}))
     return 0
-
-
-def _check(out: str) -> None:
-    """Refuse a folder that no run has finished, or that one may be writing to.
-
-    Raises:
-        ConfigError: see above.
-    """
-    if not store.exists(out) or not ledger.run_ids(out):
-        msg = f"{out}: found no run, expected an output folder of `reelsift answer`"
-        raise ConfigError(msg)
-    if found := compact.open_runs(out):
-        msg = (
-            f"{out}: run {found[-1]} is not over, nothing was changed. If it is running, wait for its end; if it was"
-            " cut short, run the same `reelsift answer` again, which finishes it, and compact then"
-        )
-        raise ConfigError(msg)

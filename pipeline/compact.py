@@ -20,7 +20,7 @@ import logging
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,20 +75,19 @@ class Done:
     """Whether it was over before its time was."""
 
 
-def open_runs(out: str) -> list[str]:
-    """Return the runs that are under way or were cut short: a folder with one of them is not compacted."""
-    return [run_id for run_id in ledger.run_ids(out) if not ledger.is_closed(Run(out, run_id))]
-
-
-def compact(out: str, part_bytes: int, *, until: float = float("inf")) -> Done:
-    """Merge the small files of all closed runs, and fold their commit records; nobody else may write to the folder.
+def compact(
+    out: str, part_bytes: int, check: Callable[[], None] = lambda: None, *, until: float = float("inf")
+) -> Done:
+    """Merge the small files of all closed runs, and fold their commit records.
 
     Args:
-        out: output folder.
+        out: output folder that this process holds (lease.py).
         part_bytes: size that files are to have; smaller than half of it is small.
+        check: raises when the folder is not held any more; called before files are exchanged.
         until: time of `time.monotonic()` from which no further merge is begun.
 
     Raises:
+        JobError: what `check` raises.
         StoreError: the folder cannot be read or written. What was merged so far stays, the rest is as it was.
     """
     swap.finish(out)
@@ -101,6 +100,7 @@ def compact(out: str, part_bytes: int, *, until: float = float("inf")) -> Done:
             break
         for table in group.old:
             _merge(out, table, group)
+        check()
         swap.replace(out, group.name, {table: list(sizes) for table, sizes in group.old.items()})
         merged_bytes += sum(sum(sizes.values()) for sizes in group.old.values())
         num_gone += sum(len(sizes) - 1 for sizes in group.old.values())
@@ -110,16 +110,16 @@ def compact(out: str, part_bytes: int, *, until: float = float("inf")) -> Done:
     return Done(files_before, files_before - num_gone, merged_bytes, folded, is_complete)
 
 
-def compact_after_run(out: str, settings: SinkConfig) -> None:
+def compact_after_run(out: str, settings: SinkConfig, check: Callable[[], None] = lambda: None) -> None:
     """Compact what finished runs left, if that is many small files; a failure is a warning: the run has ended well."""
     if not settings.compact_files:
         return
     part_bytes = settings.part_mb << 20
     try:
         sizes = [size for table in rows.TABLES for size in _sizes(out, table).values()]
-        if sum(size < part_bytes // 2 for size in sizes) < settings.compact_files or open_runs(out):
+        if sum(size < part_bytes // 2 for size in sizes) < settings.compact_files:
             return
-        done = compact(out, part_bytes, until=time.monotonic() + AFTER_RUN_S)
+        done = compact(out, part_bytes, check, until=time.monotonic() + AFTER_RUN_S)
     except JobError as error:
         logger.warning("small files were not merged: %s; `reelsift compact %s` tries it again", error, out)
         return

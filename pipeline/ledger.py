@@ -191,6 +191,17 @@ def _check_same_job(
             raise ConfigError(msg)
 
 
+def recover(out: str) -> None:
+    """Mend what a crash left in a folder that this process holds: every run there is closed afterwards.
+
+    Raises:
+        StoreError: the folder cannot be read or written.
+    """
+    swap.finish(out)
+    for run_id in run_ids(out):
+        _recover(Run(out, run_id))
+
+
 def _recover(run: Run) -> None:
     """Roll committed parts forward and remove staged files that were never committed.
 
