@@ -72,13 +72,14 @@ def limit_gpu_memory(fraction: float, device: Device) -> None:
     """Keep torch, in this process, within its share of the GPU's memory, so that it does not starve its neighbours.
 
     Beyond it torch raises its usual out-of-memory error. The CUDA context itself, some hundred megabytes per
-    process, is not torch's and comes on top.
+    process, is not torch's and comes on top. Where torch sees no GPU there is nothing to limit: a seat may have been
+    reserved for a model that computes on the CPU.
 
     Args:
         fraction: of one GPU, as reserved; 1 and more = nothing to share.
         device: `cpu` has no limit.
     """
-    if device == "cuda" and 0 < fraction < 1:
+    if device == "cuda" and 0 < fraction < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(fraction)
 
 

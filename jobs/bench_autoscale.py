@@ -1,9 +1,10 @@
 """How fast a cluster comes from zero machines and goes back: the real job on Ray's real autoscaler.
 
-The machines are processes of this one (jobs/fake_cluster.py), of two node types labelled as in `cluster.yaml`, at most
-two of each. GPUs are numbers: a scoring actor reserves one and computes on the CPU, as the embedded scorer always does.
-What the figures show is the decisions, when a machine is asked for and when it is let go; a cloud adds the time that a
-real machine takes to boot.
+The machines are processes of this one (jobs/fake_cluster.py), of two node types labelled as in `cluster.yaml`, at
+most two of each. GPUs are numbers: a scoring and an answering actor share one, and the models compute on the CPU; the
+scorer waits a moment for each frame, as if a large model looked at it (jobs/paced_scorer.py), so that there is a
+backlog. What the figures show is the decisions, when a machine is asked for and when it is let go; a cloud adds the
+time that a real machine takes to boot.
 """
 
 import json
@@ -24,6 +25,7 @@ from jobs.bench_report import circumstances, table, write_report
 from jobs.command_line import parse, require
 from jobs.demo import collect_clips
 from jobs.fake_cluster import fake_cluster
+from jobs.paced_scorer import PER_FRAME_S
 from pipeline.errors import JobError
 
 PROG = "reelsift bench autoscale"
@@ -35,7 +37,8 @@ MAX_WORKERS = 4
 QUERIES = ("a car", "a rabbit", "a person in a street")
 SETTINGS = (
     "--window.length-s", "2", "--window.sample-fps", "2", "--sink.windows-per-part", "4",
-    "--score.pool.device", "cuda", "--score.pool.max-size", "2", "--answer.pool.device", "cpu",
+    "--score.scorer", "jobs.paced_scorer:PACED", "--score.pool.max-size", "2", "--score.pool.num-gpus", "0.5",
+    "--answer.pool.device", "cuda", "--answer.pool.num-gpus", "0.5",
 )  # fmt: skip
 LOOK_EVERY_S = 0.25
 JOB_S, IDLE_S = 400.0, 6.0
@@ -47,7 +50,7 @@ GONE_S = 60.0
 class Arguments:
     """Measure how machines come for a job, and go after it."""
 
-    copies: int = 5
+    copies: int = 3
     """How often each of the three clips is copied."""
     idle_s: float = IDLE_S
     """Seconds without work after which a machine goes."""
@@ -72,11 +75,6 @@ class Seen:
         """Return the most machines of a type."""
         return max((nodes.get(name, 0) for _, nodes in self.changes), default=0)
 
-    def last_s(self, name: str) -> float:
-        """Return when a type last lost a machine, 0 where it never did."""
-        steps = zip(self.changes, self.changes[1:], strict=False)
-        return max((b for (_, x), (b, y) in steps if y.get(name, 0) < x.get(name, 0)), default=0.0)
-
 
 def main(argv: list[str]) -> int:
     """Run the job on a cluster from zero, watch it, write the report; the last stdout line is JSON.
@@ -91,7 +89,6 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="reelsift-autoscale-") as folder:
         videos = copy_clips(Path(folder), args.copies)
         result = measure(videos, Path(folder) / "out", args.idle_s)
-    print(result["err"], file=sys.stderr)
     _write(args, result)
     figures = result["figures"]
     print(json.dumps({"bench": "autoscale", "pass": passes(figures), "figures": figures}))
@@ -150,7 +147,9 @@ def measure(videos: Path, out: Path, idle_s: float) -> dict[str, Any]:
         "job_s": round(ended_s, 1),
         "zero_after_s": round(seen.changes[-1][0] - ended_s, 1) if gone else None,
         "decoded_on": sorted(name for name, stages in seen.stages.items() if stages["sample_window"]),
-        "scored_on": sorted(name for name, stages in seen.stages.items() if stages["Scorer"]),
+        "models_on": sorted(
+            name for name, stages in seen.stages.items() if stages["Scorer"] or stages["AnswerActor"]
+        ),
     }
     return {
         "figures": figures,
@@ -167,7 +166,7 @@ def passes(figures: Mapping[str, Any]) -> bool:
         and figures["peak_gpu_nodes"] == NODE_TYPES["gpu"]["max_workers"]
         and figures["zero_after_s"] is not None
         and figures["decoded_on"] == ["decode"]
-        and figures["scored_on"] == ["gpu"]
+        and figures["models_on"] == ["gpu"]
     )
 
 
@@ -236,8 +235,9 @@ def _write(args: Arguments, result: Mapping[str, Any]) -> None:
         "",
         f"One job of {job['videos']} videos, {job['windows']} windows and {len(QUERIES)} questions, on Ray's autoscaler"
         f" (v2) over machines that are processes of this one: types {_types()}, at most {MAX_WORKERS} together, idle"
-        f" time {args.idle_s:g} s. Up to two scoring actors reserve a GPU each, and compute on the CPU: the GPUs are"
-        " numbers, and a machine boots in a second or two. The decisions are the real ones.",
+        f" time {args.idle_s:g} s. Up to two scoring actors and one answering actor reserve half a GPU each: the GPUs"
+        f" are numbers, the models compute on the CPU, and the scorer waits {PER_FRAME_S:g} s for each frame. A machine"
+        " boots in the time that a few processes take to start. The decisions are the real ones.",
         "",
         *table(["figure", ""], [[name, str(value)] for name, value in figures.items()]),
         "",
