@@ -15,6 +15,9 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 HEAD_LABEL = "node:__internal_head__"
+"""A resource of the head alone."""
+GROUP_LABEL = "ray.io/node-group"
+"""Of machines that an autoscaler or KubeRay has started."""
 ASK_S = 30.0
 """Seconds that the head may take to say what its autoscaler was told."""
 UNBOUNDED = 1 << 30
@@ -100,7 +103,8 @@ def survey_machines() -> Machines:
     if config is not None:
         return with_types(of_nodes(heads), config)
     machines = of_nodes(nodes)
-    return replace(machines, known=machines.total("CPU") > 0)
+    grows = any(node["Labels"].get(GROUP_LABEL) for node in nodes)
+    return replace(machines, known=machines.total("CPU") > 0 and not grows)
 
 
 def of_nodes(nodes: Sequence[Mapping[str, Any]]) -> Machines:
@@ -150,10 +154,11 @@ def _autoscaler_config(head_id: str) -> dict[str, Any] | None:
     """Return what the head's autoscaler was started with, None without one."""
     import ray
     from ray.exceptions import RayError
+    from ray.util import client
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.get_runtime_context()
-    if context.get_node_id() == head_id:
+    if context.get_node_id() == head_id and not client.ray.is_connected():
         return read_autoscaler_config(context.gcs_address)
     strategy: Any = NodeAffinitySchedulingStrategy(head_id, soft=False)
     task: Any = ray.remote(num_cpus=0, max_retries=1, scheduling_strategy=strategy)(read_autoscaler_config)

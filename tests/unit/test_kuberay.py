@@ -23,6 +23,7 @@ def test_its_command_is_one_that_answers(job):
     assert all(place.startswith("s3://") for place in read_paths(args))
     groups = {group["groupName"]: group for group in job["rayClusterSpec"]["workerGroupSpecs"]}
     assert args.job.answer.pool.device == "cuda"
+    assert args.job.cluster.placement == "labels", "the autoscaler's settings are out of a job's reach"
     assert args.job.answer.pool.max_size <= groups["gpu"]["maxReplicas"]
 
 
@@ -33,6 +34,7 @@ def test_workers_come_from_zero_and_the_head_does_no_work(job):
     limits = {}
     for group in cluster["workerGroupSpecs"]:
         assert (group["minReplicas"], group["replicas"]) == (0, 0)
+        assert group["labels"] == {"role": group["groupName"]}
         [container] = group["template"]["spec"]["containers"]
         limits[group["groupName"]] = container["resources"]["limits"]
         assert container["resources"]["requests"] == limits[group["groupName"]]
