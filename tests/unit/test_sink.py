@@ -104,6 +104,14 @@ def test_a_window_that_failed_is_counted(tmp_path):
     assert pq.read_table(staged["frames"]).num_rows == 1
 
 
+def test_windows_that_came_back_are_counted_and_not_written_again(tmp_path):
+    back = {**window(SAMPLE), "frames_uri": "frames/p.parquet", "write_frames": False, "recall_s": 0.5}
+    lost = {"frames_uri": "frames/p.parquet", "error_type": "DecodeError", "error_message": "gone"}
+    counters, staged = stage(tmp_path, window(SAMPLE), back, lost)
+    assert (counters["windows"], counters["windows_from_index"], counters["recall_s"]) == (3, 1, 0.5)
+    assert pq.read_table(staged["frames"]).num_rows == 1
+
+
 def test_what_a_model_computed_is_summed_over_the_answers_of_all_windows(tmp_path):
     first = {"tokens_used": 8, "vision_frames": 3, "prefills": 1, "prefill_tokens": 40, "decode_steps": 2}
     shared = {"tokens_used": 8, "prefill_tokens": 5, "decode_steps": 2}

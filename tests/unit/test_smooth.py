@@ -32,6 +32,16 @@ def test_real_times_count_not_positions() -> None:
     np.testing.assert_allclose(found[:, 0], [0.5 / 1.5, 1 / 1.5, 1.0], rtol=1e-6)
 
 
+def test_no_column_depends_on_the_others_to_the_last_bit() -> None:
+    dice = np.random.default_rng(1)
+    relevance_NP, embedding_NE = dice.random((60, 9), np.float32), dice.random((60, 5), np.float32)
+    whole = smooth(relevance_NP, np.arange(60.0), 3.0, embedding_NE)
+    for some in ([0], [4], [1, 2], [8, 3, 5]):
+        assert np.array_equal(
+            smooth(relevance_NP[:, some], np.arange(60.0), 3.0, embedding_NE), whole[:, some]
+        )
+
+
 def test_frames_farther_than_the_width_do_not_meet() -> None:
     relevance_NP = column(0.2, 0.8, 0.4)
     found = smooth(relevance_NP, np.asarray([0.0, 3.0, 6.0]), 3.0, alike(3))

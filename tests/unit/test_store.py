@@ -4,6 +4,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -48,6 +49,22 @@ def test_a_table_comes_back_compressed(tmp_path: Path) -> None:
     file = pq.ParquetFile(tmp_path / "t" / "p.parquet")
     assert file.read().equals(table)
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_row_groups_of_wide_rows_are_small_and_pages_are_checked(tmp_path: Path) -> None:
+    embeddings = np.random.default_rng(0).random((2000, 1000), np.float32)
+    store.write_table(str(tmp_path / "wide"), pa.table({"n": range(2000), "e": list(embeddings)}))
+    about = pq.ParquetFile(tmp_path / "wide").metadata
+    sizes = [about.row_group(number).num_rows * 4008 for number in range(about.num_row_groups)]
+    assert max(sizes) <= store.GROUP_BYTES
+    assert len(sizes) == 4
+    store.write_table(str(tmp_path / "narrow"), pa.table({"n": range(2000)}))
+    assert pq.ParquetFile(tmp_path / "narrow").metadata.num_row_groups == 1
+    data = bytearray((tmp_path / "wide").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "wide").write_bytes(data)
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(tmp_path / "wide", page_checksum_verification=True).read()
 
 
 def test_a_move_and_a_delete_can_be_repeated(tmp_path: Path) -> None:

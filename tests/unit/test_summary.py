@@ -96,6 +96,13 @@ def test_what_a_model_computed_is_told_and_nothing_where_none_was_asked(tmp_path
     assert lines["model"].endswith("in 90 passes, 7,000 tokens read by the image router")
 
 
+def test_windows_that_came_from_the_index_are_told(tmp_path, capsys):
+    back = {"window_id": "a", "frames_uri": "frames/p.parquet"}
+    told = closing_lines(capsys, this_run=counted(tmp_path, back, {"window_id": "b"}))["windows"]
+    assert told.endswith(" (1 from the index, 1 decoded)")
+    assert "index" not in closing_lines(capsys, this_run=counted(tmp_path, {"window_id": "b"}))["windows"]
+
+
 def test_windows_that_were_never_decoded_are_told(tmp_path, capsys):
     failed = {"window_id": "a", "error_type": "DecodeError", "error_message": "x has changed"}
     lines = closing_lines(capsys, this_run=counted(tmp_path, failed))
