@@ -22,7 +22,7 @@ from jobs import summary
 from jobs.answer import list_archive, read_arguments, read_paths, versions
 from jobs.places import absolute, absolute_models
 from jobs.resolve import Resolved, resolve
-from pipeline import ledger, rows, sink, stages, verdicts
+from pipeline import ledger, recall, rows, sink, stages, verdicts
 from pipeline.answered import open_windows
 from pipeline.config import JobConfig
 from pipeline.guard import run_rows
@@ -63,12 +63,11 @@ class Steps:
         config, plan = self.task.config, self.plan
         scorer, answerer = self.models = self.models or self._models()
         windows = ledger.read_slices(rows.WINDOW, pa.Table.from_pylist([asdict(piece)]))
-        sample = partial(
-            stages.sample_window,
-            self.reader,
-            plan.scorer_facts.frame_size,
-            marks_slow=needs_pixels(config.plan.selector),
+        marks_slow = needs_pixels(config.plan.selector)
+        decode = partial(
+            stages.sample_window, self.reader, plan.scorer_facts.frame_size, marks_slow=marks_slow
         )
+        sample = partial(recall.sample_window, decode, needs_slow=marks_slow)
         scored = scorer(run_rows(sample, rows.DECODED, windows))
         spend = partial(
             stages.plan_window, plan.routes, self.task.queries, config.plan, config.score,

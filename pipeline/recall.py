@@ -44,10 +44,10 @@ def sample_window(decode: Callable[[Row], Row], window: Row, *, needs_slow: bool
         try:
             return recall(window, needs_slow=needs_slow)
         except (*store.read_errors(), pa.ArrowException, ValueError) as error:
-            why = f"{type(error).__name__}: {error}"
             logger.warning(
-                "%s: decoded again, its frames cannot be read from the index: %s", window["window_id"], why
-            )
+                "%s: decoded again, its frames cannot be read from %s: %s: %s",
+                window["window_id"], window["frames_uri"], type(error).__name__, error,
+            )  # fmt: skip
     return {**decode(window), "frames_uri": ""}
 
 
