@@ -90,7 +90,7 @@ class Striker:
         if strike.kind == "driver":
             self.driver("driver")
             return True
-        victims = [process for process, title in self._cluster.processes() if _is(strike.kind, title)]
+        victims = [process for process, title in self._cluster.processes() if is_victim(strike.kind, title)]
         if not victims:
             return False
         with suppress(psutil.NoSuchProcess):
@@ -102,7 +102,7 @@ class Striker:
         return True
 
 
-def _is(kind: str, title: str) -> bool:
+def is_victim(kind: str, title: str) -> bool:
     """Return whether a process is what a kind of strike is after, by its command line."""
     if kind == "node":
         return "raylet/raylet " in title

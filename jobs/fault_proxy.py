@@ -18,6 +18,7 @@ from typing import Literal
 
 REQUEST = re.compile(rb"^(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP")
 RANGE = re.compile(rb"^range: bytes=(\d+)-(\d+)", re.IGNORECASE | re.MULTILINE)
+LENGTH = re.compile(rb"^content-length: (\d+)", re.IGNORECASE | re.MULTILINE)
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST."""
 SLOW_BYTES, SLOW_S = 4096, 0.01
@@ -118,12 +119,14 @@ class FaultProxy:
                 if REQUEST.match(data):
                     fault = self._fault_of(data)
                     left = fault.after_bytes if fault else 0
-                    if fault and not _begin(client, fault):
+                    if fault and fault.kind == "lost":
+                        _reset(client)
                         return
-                if not (
-                    fault and fault.kind == "refusal"
-                ):  # the body of a refused request is not passed on either
-                    server.sendall(data)
+                    if fault and fault.kind == "refusal":
+                        _swallow_body(client, data)
+                        client.sendall(_refusal(fault))
+                        continue
+                server.sendall(data)
 
     def _fault_of(self, request: bytes) -> Fault | None:
         found = REQUEST.match(request)
@@ -160,13 +163,13 @@ class FaultProxy:
         return False
 
 
-def _begin(client: socket.socket, fault: Fault) -> bool:
-    """Do what a fault does before the server hears of the request; return whether the connection goes on."""
-    if fault.kind == "refusal":
-        client.sendall(_refusal(fault))
-    elif fault.kind == "lost":
-        _reset(client)
-    return fault.kind != "lost"
+def _swallow_body(client: socket.socket, begun: bytes) -> None:
+    """Take what belongs to a request of which something has come, unless the client waits to be asked for it."""
+    head, _, body = begun.partition(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    left = int(length[1]) - len(body) if length and b"100-continue" not in head else 0
+    while left > 0 and (data := client.recv(min(left, 2**16))):
+        left -= len(data)
 
 
 def _reset(client: socket.socket) -> None:

@@ -1,0 +1,48 @@
+"""`reelsift bench chaos` on a real S3 server: nothing is lost, doubled or changed, whatever is killed.
+
+`make chaos` makes it 30 runs and writes the report.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.conftest import QUIET, ROOT
+from tests.integration.s3_server import Bucket
+
+pytestmark = pytest.mark.needs_ceph
+
+RUNS = int(os.environ.get("REELSIFT_CHAOS_RUNS", "2"))
+SEED = 0
+
+
+@pytest.mark.timeout(120 + 90 * RUNS)
+def test_nothing_is_lost_whatever_is_killed(s3: Bucket, tmp_path):
+    report = () if RUNS >= 30 else ("--report", tmp_path / "chaos.md")
+    command = [sys.executable, "-m", "jobs", "bench", "chaos", "--s3", f"{s3.uri}/chaos", "--runs", RUNS]
+    bench = subprocess.Popen(
+        list(map(str, [*command, "--seed", SEED, *report])), cwd=ROOT, env={**os.environ, **QUIET},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        said, _ = bench.communicate(timeout=100 + 90 * RUNS)
+    finally:
+        bench.terminate()  # its cluster ends with it
+        bench.wait(timeout=60)
+    found = json.loads(said.strip().splitlines()[-1])
+    assert found["pass"], found
+    assert bench.returncode == 0
+    figures = found["figures"]
+    assert figures["runs"] == RUNS == len(found["rows"])
+    assert {
+        name: figures[name] for name in ("lost", "duplicated", "different", "leftovers", "unfinished")
+    } == dict.fromkeys(("lost", "duplicated", "different", "leftovers", "unfinished"), 0)
+    kinds = set(figures["kills_by_kind"])
+    assert kinds & {"driver", "step"}
+    assert kinds & {"scorer", "answerer", "loading"}
+    assert "node" in kinds
+    assert figures["s3_faults"] > 0
+    assert figures["windows"] <= figures["windows_looked_at"] <= figures["windows"] + figures["twice_at_most"]

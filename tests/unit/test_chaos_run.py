@@ -1,0 +1,44 @@
+"""The watch in the proxy: it counts steps, and at the right one the driver dies before the store answers."""
+
+from collections import Counter
+
+import pytest
+
+from jobs.chaos_plan import Attempt, Strike
+from jobs.chaos_run import Watch, is_victim
+
+
+class Kills(list):
+    def driver(self, kind):
+        self.append(kind)
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_a_step_is_struck_at_its_turn(reaches):
+    kills = Kills()
+    watch = Watch(Attempt((Strike("step", 0.0, step="record", nth=2, reaches=reaches),)), kills)
+    asked = [("PUT", "/b/out/_run/r/commits/a.json"), ("GET", "/b/out/_run/r/commits/a.json")]
+    assert [watch.on_request(*request) for request in asked] == [None, None]
+    assert not kills
+    fault = watch.on_request("PUT", "/b/out/_run/r/commits/b.json")
+    assert kills == ["step"]
+    assert (fault is None) == reaches
+    assert watch.steps == Counter(record=2)
+
+
+@pytest.mark.parametrize(
+    ("title", "kinds"),
+    [
+        ("ray::MapWorker(MapBatches(Scorer)).submit", {"scorer"}),
+        ("ray::MapWorker(MapBatches(Scorer)).__init__", {"scorer", "loading"}),
+        ("ray::MapWorker(MapBatches(AnswerActor))", {"answerer"}),
+        ("ray::MapBatches(read_slices)->MapBatches(probe)", {"task"}),
+        ("python -m pipeline.child {}", {"child"}),
+        ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=y", {"node"}),
+        ("ray::IDLE", set()),
+        ("ray::_StatsActor", set()),
+    ],
+)
+def test_victims_are_told_by_their_command_line(title, kinds):
+    every = ("scorer", "answerer", "loading", "task", "child", "node")
+    assert {kind for kind in every if is_victim(kind, title)} == kinds
