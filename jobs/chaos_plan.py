@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jobs.fault_proxy import Fault
 
 KILLS = ("driver", "step", "scorer", "answerer", "loading", "task", "child", "node")
-"""driver = at a time; step = the driver, just as it asks the store for something; loading = an actor that has only just
+"""driver = at some time; step = the driver, just as it asks the store for something; loading = an actor that has just
 begun; task = a process that runs one; child = a process that decodes; node = the raylet of a machine."""
 STEPS: dict[str, tuple[str, str]] = {
     "list": ("PUT", "/manifest/"),
@@ -24,8 +24,8 @@ STEPS: dict[str, tuple[str, str]] = {
 """Requests to the store: verb, and what the path holds."""
 ATTEMPTS = 3
 """The command, and two re-runs."""
-EARLIEST, LATEST = 0.25, 0.95
-"""Shares of an undisturbed run; nothing but Python starts before."""
+ALL = "requests"
+"""Counted beside the steps: a run is as far as the store has heard of it, however slow the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Strike:
     """One process killed."""
 
     kind: str
-    after_s: float
-    """Since the command began; without a victim then, as soon as there is one."""
+    after: int = 0
+    """How many requests the store has heard since the command began; without a victim then, as soon as there is one."""
     away_s: float = 0.0
     """How long a node stays away."""
     step: str = ""
@@ -63,35 +63,30 @@ class Attempt:
         return [*names, *([f"S3 {100 * self.fault_share:.0f} %"] if self.fault_share else [])]
 
 
-def draw(seed: int, number: int, full_s: float, steps: Mapping[str, int]) -> tuple[Attempt, ...]:
+def draw(seed: int, number: int, steps: Mapping[str, int]) -> tuple[Attempt, ...]:
     """Return what goes wrong in the attempts of a run; the last one meets nothing worse than a few faults of S3.
 
     Args:
         seed: of all runs.
         number: of this run; every kind has its turn.
-        full_s: seconds of an undisturbed run.
-        steps: how often an undisturbed run takes each step.
+        steps: how often an undisturbed run takes each step, and how many requests it makes in ALL.
     """
     rng = random.Random(f"{seed}-{number}")
     first = [KILLS[number % len(KILLS)], *rng.choices(KILLS, k=rng.choice((0, 1, 1, 2)))]
     second = rng.choices(KILLS, k=rng.choice((0, 0, 1, 2)))
     shares = [rng.choice((0.0, 0.02, 0.05)), rng.choice((0.0, 0.02, 0.05)), rng.choice((0.0, 0.02))]
     return tuple(
-        Attempt(
-            tuple(_strike(kind, rng, full_s, steps) for kind in kinds), share, fault_seed=rng.randrange(2**32)
-        )
+        Attempt(tuple(_strike(kind, rng, steps) for kind in kinds), share, fault_seed=rng.randrange(2**32))
         for kinds, share in zip((first, second, ()), shares, strict=True)
     )
 
 
-def _strike(kind: str, rng: random.Random, full_s: float, steps: Mapping[str, int]) -> Strike:
-    after_s = rng.uniform(EARLIEST, LATEST) * full_s
-    if kind == "node":
-        return Strike(kind, after_s, away_s=rng.uniform(0.5, 4.0))
+def _strike(kind: str, rng: random.Random, steps: Mapping[str, int]) -> Strike:
     if kind == "step":
         step = rng.choice([name for name in STEPS if steps.get(name)])
-        return Strike(kind, 0.0, step=step, nth=rng.randint(1, steps[step]), reaches=rng.random() < 0.5)
-    return Strike(kind, 0.0 if kind == "loading" else after_s)
+        return Strike(kind, step=step, nth=rng.randint(1, steps[step]), reaches=rng.random() < 0.5)
+    after = 0 if kind == "loading" else rng.randrange(steps[ALL])
+    return Strike(kind, after, away_s=rng.uniform(0.5, 4.0) if kind == "node" else 0.0)
 
 
 def draw_fault(rng: random.Random, share: float) -> Fault | None:

@@ -5,18 +5,18 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
 
 from jobs.chaos_cluster import Cluster
-from jobs.chaos_plan import STEPS, Attempt, Strike, draw_fault
+from jobs.chaos_plan import ALL, STEPS, Attempt, Strike, draw_fault
 from jobs.fault_proxy import Fault, FaultProxy
 from pipeline.errors import JobError
 
-LONGEST_S = 240.0
+LONGEST_S = 600.0
 """A run of the command that takes longer hangs."""
 POLL_S = 0.02
 
@@ -38,7 +38,7 @@ class Watch:
     """Sits in the proxy while the command runs: gives faults, counts steps, strikes at one of them."""
 
     def __init__(self, attempt: Attempt, kill: "Striker") -> None:
-        self.steps: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter({ALL: 0})
         self.faults = 0
         self._attempt, self._kill = attempt, kill
         self._rng = random.Random(attempt.fault_seed)
@@ -47,6 +47,7 @@ class Watch:
     def on_request(self, verb: str, path: str) -> Fault | None:
         """Return the fault of a request."""
         with self._lock:
+            self.steps[ALL] += 1
             for step, (wanted, part) in STEPS.items():
                 if verb == wanted and part in path:
                     self.steps[step] += 1
@@ -71,13 +72,10 @@ class Striker:
             self._command.kill()
             self._kills[kind] += 1
 
-    def strike_all(self, strikes: Sequence[Strike]) -> None:
-        """Strike at the times of the plan until the command has ended."""
-        started = time.monotonic()
-        for strike in sorted(strikes, key=lambda strike: strike.after_s):
-            while not self._is_over() and time.monotonic() - started < strike.after_s:
-                time.sleep(POLL_S)
-            while not self._is_over() and not self._strike(strike):
+    def strike_all(self, strikes: Sequence[Strike], heard: Mapping[str, int]) -> None:
+        """Strike when the store has heard as much as the plan says, until the command has ended."""
+        for strike in sorted(strikes, key=lambda strike: strike.after):
+            while not self._is_over() and (heard[ALL] < strike.after or not self._strike(strike)):
                 time.sleep(POLL_S)
 
     def _is_over(self) -> bool:
@@ -137,7 +135,7 @@ def run(
         striker = Striker(cluster, job, result.kills)
         watch = Watch(attempt, striker)
         proxy.on_request = watch.on_request
-        thread = threading.Thread(target=striker.strike_all, args=(attempt.strikes,))
+        thread = threading.Thread(target=striker.strike_all, args=(attempt.strikes, watch.steps))
         thread.start()
         try:
             _, said = job.communicate(timeout=LONGEST_S)

@@ -3,13 +3,13 @@
 import random
 from collections import Counter
 
-from jobs.chaos_plan import ATTEMPTS, KILLS, STEPS, draw, draw_fault
+from jobs.chaos_plan import ALL, ATTEMPTS, KILLS, STEPS, draw, draw_fault
 
-COUNTED = Counter({"record": 5, "close": 1})
+COUNTED = Counter({ALL: 100, "record": 5, "close": 1})
 
 
 def plans(seed, number=24):
-    return [draw(seed, run, 10.0, COUNTED) for run in range(number)]
+    return [draw(seed, run, COUNTED) for run in range(number)]
 
 
 def test_a_seed_is_a_plan():
@@ -33,7 +33,7 @@ def test_a_step_is_one_that_an_undisturbed_run_takes():
         ("close", 1)
     }
     assert {strike.reaches for strike in steps} == {True, False}
-    assert COUNTED.keys() <= STEPS.keys()
+    assert COUNTED.keys() <= {ALL, *STEPS}
 
 
 def test_faults_come_as_often_as_asked():

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from jobs.chaos_plan import Attempt, Strike
+from jobs.chaos_plan import ALL, Attempt, Strike
 from jobs.chaos_run import Watch, is_victim
 
 
@@ -16,14 +16,14 @@ class Kills(list):
 @pytest.mark.parametrize("reaches", [True, False])
 def test_a_step_is_struck_at_its_turn(reaches):
     kills = Kills()
-    watch = Watch(Attempt((Strike("step", 0.0, step="record", nth=2, reaches=reaches),)), kills)
+    watch = Watch(Attempt((Strike("step", step="record", nth=2, reaches=reaches),)), kills)
     asked = [("PUT", "/b/out/_run/r/commits/a.json"), ("GET", "/b/out/_run/r/commits/a.json")]
     assert [watch.on_request(*request) for request in asked] == [None, None]
     assert not kills
     fault = watch.on_request("PUT", "/b/out/_run/r/commits/b.json")
     assert kills == ["step"]
     assert (fault is None) == reaches
-    assert watch.steps == Counter(record=2)
+    assert watch.steps == Counter({"record": 2, ALL: 3})
 
 
 @pytest.mark.parametrize(
