@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class Arguments:
     s3: str = ""
     """Where to work: s3://bucket/prefix. What lies there is not touched, what is written there stays."""
     runs: int = 30
+    minutes: float = 120.0
+    """After as long no further run begins."""
     seed: int = 0
     """Of all that goes wrong."""
     resume: bool = True
@@ -71,7 +74,7 @@ class Bench:
     cluster: Cluster
     proxy: FaultProxy
 
-    def run(self, name: str, plan: Sequence[Attempt]) -> tuple[Result, Counter[str]]:
+    def run(self, name: str, plan: Sequence[Attempt]) -> Result:
         """Run the command into a folder of its own by a plan."""
         counts = self.counts(name)
         counts.mkdir()
@@ -112,6 +115,7 @@ def main(argv: list[str]) -> int:
     """
     args = parse(Arguments, argv, PROG)
     require("--runs", args.runs, at_least=0)
+    require("--minutes", args.minutes, above=0)
     endpoint = next((os.environ[name] for name in ENDPOINT if os.environ.get(name)), "")
     if not args.s3.startswith("s3://") or not endpoint.startswith("http://"):
         msg = (
@@ -145,35 +149,41 @@ def write_videos(bench: Bench) -> None:
 
 
 def _measure(bench: Bench, args: Arguments) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    whole, steps = bench.run("whole", [Attempt()])
+    whole = bench.run("whole", [Attempt()])
     if not whole.finished:
         msg = f"the undisturbed run failed: {'; '.join(whole.stops)}"
         raise JobError(msg)
     expected = read(bench.out("whole"))
-    print(f"undisturbed: {whole.seconds:.1f} s, {dict(steps)}", file=sys.stderr)
+    print(f"undisturbed: {whole.seconds:.1f} s, {dict(whole.steps)}", file=sys.stderr)
     figures: Counter[str] = Counter(
         dict.fromkeys(("lost", "duplicated", "different", "leftovers", "unfinished"), 0)
     )
     lines: list[dict[str, Any]] = []
+    told = _resume(bench, whole) if args.resume else {}
+    print(told, file=sys.stderr, flush=True)
+    started = time.monotonic()
     for number in range(args.runs):
-        plan = draw(args.seed, number, steps)
-        result, _ = bench.run(f"run{number}", plan)
+        if time.monotonic() - started > 60 * args.minutes:
+            break
+        plan = draw(args.seed, number, whole.steps)
+        result = bench.run(f"run{number}", plan)
         found = compare(expected, read(bench.out(f"run{number}")))
         found["leftovers"] = len(leftovers(bench.out(f"run{number}")))
         found["unfinished"] = int(not result.finished)
         lines.append(_line(args.seed, number, plan, result, found))
         print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
         figures.update(found)
-        figures.update(kills=result.kills.total(), s3_faults=result.faults, reruns=result.attempts - 1)
-    late = sum(len(leftovers(bench.out(f"run{number}"))) for number in range(args.runs))
-    told: dict[str, Any] = {
-        "runs": args.runs,
-        "kills": 0,
+        figures.update(s3_faults=result.faults, reruns=result.attempts - 1)
+    late = sum(len(leftovers(bench.out(f"run{number}"))) for number in range(len(lines)))
+    kills = sum((Counter(line["kills"]) for line in lines), Counter[str]())
+    figures["leftovers"] = max(late, figures["leftovers"])
+    return {
+        "runs": len(lines),
+        "kills": kills.total(),
         **figures,
-        "leftovers": max(late, figures["leftovers"]),
-    }
-    told["kills_by_kind"] = dict(sum((Counter(line["kills"]) for line in lines), Counter[str]()))
-    return told | (_resume(bench) if args.resume else {}), lines
+        "kills_by_kind": dict(kills),
+        **told,
+    }, lines
 
 
 def _line(
@@ -220,16 +230,17 @@ def leftovers(out: str) -> list[str]:
     return [entry.uri for entry in files if "/staging/" in entry.uri]
 
 
-def _resume(bench: Bench) -> dict[str, Any]:
+def _resume(bench: Bench, whole: Result) -> dict[str, Any]:
     """Kill the driver when half of the answers' parts are recorded; return what that cost."""
     parts = len(list(ledger.part_files(bench.out("whole"), "answers")))
     half = parts // 2
     plan = [Attempt((Strike("step", step="publish answers", nth=half),)), *[Attempt()] * (ATTEMPTS - 1)]
-    result, _ = bench.run("half", plan)
+    result = bench.run("half", plan)
     windows = num_counted(bench.counts("whole"))
     return {
         "windows": windows,
         "windows_looked_at": num_counted(bench.counts("half")),
+        "decoded_twice": result.steps["read"] - whole.steps["read"],
         "twice": num_counted(bench.counts("half")) - windows,
         "twice_at_most": WINDOWS_PER_PART,
         "resume_reruns": result.attempts - 1,
@@ -260,5 +271,5 @@ def _write(args: Arguments, figures: Mapping[str, Any], lines: Sequence[Mapping[
             ],
         ),
     ]  # fmt: skip
-    lacking = [] if args.runs >= Arguments.runs and args.resume else ["fewer runs than usual"]
+    lacking = [] if len(lines) >= Arguments.runs and args.resume else ["fewer runs than usual"]
     write_report("chaos", text, args.report, lacking)

@@ -12,6 +12,7 @@ begun; task = a process that runs one; child = a process that decodes; node = th
 STEPS: dict[str, tuple[str, str]] = {
     "list": ("PUT", "/manifest/"),
     "open": ("PUT", "/config.json"),
+    "read": ("GET", "/in/good"),
     "stage": ("PUT", "/staging/"),
     "record": ("PUT", "/commits/"),
     "publish videos": ("PUT", "/videos/"),

@@ -27,6 +27,8 @@ class Result:
 
     kills: Counter[str] = field(default_factory=Counter[str])
     faults: int = 0
+    steps: Counter[str] = field(default_factory=Counter[str])
+    """Requests by step, of all attempts."""
     stops: list[str] = field(default_factory=list[str])
     """Last line of each run of the command that ended badly by itself."""
     attempts: int = 0
@@ -119,14 +121,14 @@ def run(
     cluster: Cluster,
     proxy: FaultProxy,
     plan: Sequence[Attempt],
-) -> tuple[Result, Counter[str]]:
-    """Run the command until it is done, at most once per attempt; return what came of it, and the last one's steps.
+) -> Result:
+    """Run the command until it is done, at most once per attempt; return what came of it.
 
     Raises:
         JobError: a run of the command hangs.
         ClusterError: a node does not come back.
     """
-    result, steps, started = Result(), Counter[str](), time.monotonic()
+    result, started = Result(), time.monotonic()
     for attempt in plan:
         result.attempts += 1
         job = subprocess.Popen(
@@ -149,11 +151,11 @@ def run(
             proxy.on_request = lambda _verb, _path: None
             cluster.bring_back()
         result.faults += watch.faults
-        steps = watch.steps
+        result.steps.update(watch.steps)
         if job.returncode == 0:
             result.finished = True
             break
         if job.returncode > 0:
             result.stops.append(said.strip().rpartition("\n")[2][:500])
     result.seconds = time.monotonic() - started
-    return result, steps
+    return result
