@@ -95,6 +95,7 @@ class Bench:
             "--window.length-s": (WINDOW_S,),
             "--window.sample-fps": (2,),
             "--sink.windows-per-part": (WINDOWS_PER_PART,),
+            "--sink.compact-files": (2,),
             "--decode.decoder": ("jobs.chaos_decoder:open_or_starve",),
             "--decode.memory-mb": (300,),
             "--score.scorer": ("jobs.chaos_scorer:COUNTING",),
@@ -230,11 +231,12 @@ def leftovers(out: str) -> list[str]:
     return [entry.uri for entry in files if "/staging/" in entry.uri]
 
 
-def _resume(bench: Bench, whole: Result) -> dict[str, Any]:
-    """Kill the driver when half of the answers' parts are recorded; return what that cost."""
-    parts = len(list(ledger.part_files(bench.out("whole"), "answers")))
-    half = parts // 2
-    plan = [Attempt((Strike("step", step="publish answers", nth=half),)), *[Attempt()] * (ATTEMPTS - 1)]
+def _resume(bench: Bench, whole: Result) -> dict[str, int]:
+    """Kill the driver when half of the parts are recorded; return what that cost."""
+    plan = [
+        Attempt((Strike("step", step="record", nth=whole.steps["record"] // 2),)),
+        *[Attempt()] * (ATTEMPTS - 1),
+    ]
     result = bench.run("half", plan)
     windows = num_counted(bench.counts("whole"))
     return {
@@ -243,6 +245,7 @@ def _resume(bench: Bench, whole: Result) -> dict[str, Any]:
         "decoded_twice": result.steps["read"] - whole.steps["read"],
         "twice": num_counted(bench.counts("half")) - windows,
         "twice_at_most": WINDOWS_PER_PART,
+        "resume_kills": result.kills.total(),
         "resume_reruns": result.attempts - 1,
     }
 
