@@ -147,6 +147,7 @@ def run(
             msg = f"the command hangs, {attempt.kinds}: {said[-2000:]}"
             raise JobError(msg) from None
         finally:
+            job.kill()  # where something else ended the wait
             thread.join()
             proxy.on_request = lambda _verb, _path: None
             cluster.bring_back()
