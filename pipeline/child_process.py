@@ -93,6 +93,7 @@ class Child:
         self._memory_bytes = memory_bytes
         self._said = bytearray()
         self._limit_s = START_S
+        self._last_s = self._ready_s = 0.0
         try:
             self._link, self._process = _start(
                 {"decoder": decoder, "window": window, "memory_bytes": memory_bytes}
@@ -113,6 +114,7 @@ class Child:
             msg = f"decoder {decoder!r} cannot be used in the decoding child: {message['message']}"
             raise ConfigError(msg)
         self.open = message["open"]
+        self._ready_s = self._clock_s()
         self._grown_bytes = (memory_bytes + self._num_bytes()) // 2
 
     @property
@@ -121,10 +123,13 @@ class Child:
         return self._process.pid
 
     def cpu_s(self) -> float:
-        """Return the CPU seconds that its process has taken so far; 0 where the kernel does not tell."""
+        """Return the CPU seconds that it has taken since it was ready; 0 where the kernel does not tell."""
+        return self._clock_s() - self._ready_s
+
+    def _clock_s(self) -> float:
         with suppress(OSError):
-            return time.clock_gettime(~self.pid << 3 | CPU_CLOCK)
-        return 0.0
+            self._last_s = time.clock_gettime(~self.pid << 3 | CPU_CLOCK)
+        return self._last_s
 
     def answers(self, request: Message, origin: Origin, most_bytes: int) -> Answers:
         """Send a request, serve the child's reads, and yield its answers.

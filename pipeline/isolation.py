@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import random
-import resource
 import socket
 import threading
 import time
@@ -285,6 +284,8 @@ def _error_of(failed: FailedError, uri: str, error: type[RowError]) -> RowError:
 
 _Settings = tuple[DecodeConfig, WindowConfig]
 _current: "tuple[_Settings, Child] | None" = None
+_ended_cpu_s = 0.0
+"""What the children before the current one took."""
 _lock = threading.Lock()
 """One child per process: its threads take turns."""
 
@@ -335,16 +336,16 @@ def _new_child(config: DecodeConfig, window: WindowConfig) -> Child:
 
 
 def cpu_s() -> float:
-    """Return the CPU seconds that this process and its decoding children, ended ones included, have taken so far."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """Return the CPU seconds that this process and its decoding children have taken so far; starting one is left out."""
     running_s = _current[1].cpu_s() if _current is not None else 0.0
-    return time.process_time() + usage.ru_utime + usage.ru_stime + running_s
+    return time.process_time() + _ended_cpu_s + running_s
 
 
 def drop_child() -> None:
     """End this process's child, if it has one."""
-    global _current  # noqa: PLW0603
+    global _current, _ended_cpu_s  # noqa: PLW0603
     if _current is not None:
+        _ended_cpu_s += _current[1].cpu_s()
         _current[1].close()
         _current = None
 

@@ -1,0 +1,118 @@
+"""What runs have cost: written down when a run ends (`_run/<run_id>/cost.json`), added up over the runs of a folder."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import ledger, store
+from pipeline.cost import Bill, Held, add_up, bill, told
+from pipeline.ledger import Run
+from pipeline.prices import Prices, load_prices
+
+NAME = "cost.json"
+
+
+class Meter:
+    """What a run holds of a cluster, and since when."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._wall_s = 0.0
+        self._cluster: Mapping[str, float] = {}
+        self.gpus: dict[str, float] = {}
+        """GPUs of one actor, per stage that has any."""
+
+    def note(self, place: Any) -> None:
+        """Take note of the connected cluster and of where the actors go (a cluster.Placement)."""
+        import ray
+
+        self._cluster = ray.cluster_resources()
+        seats = {"score": place.scorer, "answer": place.answerer}
+        self.gpus = {name: seat.num_gpus for name, seat in seats.items() if seat.num_gpus}
+
+    def stop(self) -> None:
+        """Take note that the cluster was left."""
+        import ray
+
+        if ray.is_initialized():  # one that began without workers has them by now
+            grown = ray.cluster_resources()
+            self._cluster = {
+                kind: max(self._cluster.get(kind, 0.0), grown.get(kind, 0.0)) for kind in ("CPU", "GPU")
+            }
+        self._wall_s = time.monotonic() - self._started_s
+
+    @property
+    def held(self) -> Held:
+        """What was held: the largest that the cluster was seen, for the whole time."""
+        return Held(self._wall_s, self._cluster.get("CPU", 0.0), self._cluster.get("GPU", 0.0))
+
+
+def write(run: Run, counters: Mapping[str, float], prices: Prices, meter: Meter, num_queries: int) -> Bill:
+    """Write down what a run has cost, and return it.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    in_bucket = run.out.startswith("s3://")
+    made = bill(
+        counters, prices, gpus=meter.gpus, held=meter.held, num_queries=num_queries, in_bucket=in_bucket
+    )
+    made = {"run_id": run.run_id, **made}
+    store.write_bytes(store.join(run.folder, NAME), json.dumps(made, indent=1).encode())
+    return made
+
+
+def read(place: str) -> Bill | None:
+    """Return the bill of a cost.json, or the sum over an output folder; None where there is none.
+
+    Raises:
+        StoreError: the place cannot be read.
+    """
+    if place.endswith(".json"):
+        return json.loads(store.read_bytes(place)) if store.exists(place) else None
+    return of_runs(place)
+
+
+def of_runs(out: str) -> Bill | None:
+    """Return what all runs of an output folder cost together; None when none has committed anything.
+
+    A run that was cut short wrote no bill: what it had committed is counted, at the prices of the package.
+
+    Raises:
+        StoreError: the folder cannot be read.
+    """
+    bills: list[Bill] = []
+    query_ids: set[str] = set()
+    for run_id in ledger.run_ids(out):
+        run = Run(out, run_id)
+        place = store.join(run.folder, NAME)
+        found = json.loads(store.read_bytes(place)) if store.exists(place) else _of_commits(run)
+        if found is None:
+            continue
+        bills.append(found)
+        asked = store.join(run.folder, "queries.json")
+        if store.exists(asked):
+            query_ids.update(query["query_id"] for query in json.loads(store.read_bytes(asked)))
+    return {**add_up(bills, len(query_ids)), "runs": len(bills)} if bills else None
+
+
+def _of_commits(run: Run) -> Bill | None:
+    """Return what the committed parts of a run without a bill cost; None when it has committed nothing."""
+    counters: dict[str, float] = {}
+    for part in ledger.commits(run):
+        for name, value in json.loads(part["counters"]).items():
+            counters[name] = counters.get(name, 0) + value
+    if not counters:
+        return None
+    in_bucket = run.out.startswith("s3://")
+    return bill(counters, load_prices(), gpus={}, held=None, num_queries=0, in_bucket=in_bucket)
+
+
+def line(made: Bill) -> str:
+    """Return a bill in one line: spot to on demand."""
+    text = (
+        f"{told(made['total'])} of work ({told(made['per_video_hour'])} per video hour, {told(made['per_query'])} per"
+        " query; spot to on demand)"
+    )
+    return text + (f"; machines held {told(made['held']['dollars'])}" if made["held"] else "")
