@@ -43,7 +43,13 @@ class Arguments:
     query: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT")] = ()
     """A question to find the moments of, instead of a file; may be given several times."""
     dry_run: bool = False
-    """Print what would be done, start nothing."""
+    """Print what would be done and what it would cost, start nothing."""
+    calibrate: bool = False
+    """With --dry-run: load the models and answer a few windows here, so that nothing is guessed."""
+    rates_from: str = ""
+    """With --dry-run: an output folder or cost.json whose seconds per frame and token to go by."""
+    prices: str = ""
+    """YAML file with the prices of machines and requests; empty = the package's own (docs/cost.md)."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
     """A whole configuration by its name (`world`); options given beside it go before it."""
     job: Annotated[JobConfig, tyro.conf.arg(name="")] = field(default_factory=JobConfig)
@@ -64,7 +70,11 @@ def main(argv: list[str]) -> int:
     for ours in ("pipeline", "actors", "jobs"):
         logging.getLogger(ours).setLevel(logging.INFO)
     videos, out, queries = _inputs(args)
-    return _run(videos, absolute(out), queries, absolute_models(args.job), dry_run=args.dry_run)
+    from jobs.costs import CostOptions
+    from pipeline.prices import load_prices
+
+    costing = CostOptions(load_prices(args.prices), args.rates_from, args.calibrate)
+    return _run(videos, absolute(out), queries, absolute_models(args.job), costing, dry_run=args.dry_run)
 
 
 def read_arguments(argv: list[str]) -> Arguments:
@@ -109,32 +119,38 @@ def read_paths(args: Arguments) -> tuple[str, str, str]:
     raise ConfigError(msg)
 
 
-def _run(videos: str, out: str, queries: list[Any], config: JobConfig, *, dry_run: bool) -> int:
+def _run(
+    videos: str, out: str, queries: list[Any], config: JobConfig, costing: Any, *, dry_run: bool
+) -> int:
+    from jobs import estimate
     from pipeline import lease, ledger
     from pipeline.listing import check_apart
 
     check_apart(videos, out)
     plan = resolve(config, queries)
     if dry_run:
-        return _dry_run(videos, out, queries, config, plan)
+        return estimate.dry_run(videos, out, queries, config, plan, costing)
     run_id = ledger.new_run_id()
     with lease.held(out, run_id) as held:
         run = ledger.open_run(out, config, queries, plan.models, run_id)
-        return _answer(videos, run, queries, config, plan, held)
+        return _answer(videos, run, queries, config, plan, held, costing.prices)
 
 
-def _answer(videos: str, run: Any, queries: list[Any], config: JobConfig, plan: Resolved, held: Any) -> int:
+def _answer(
+    videos: str, run: Any, queries: list[Any], config: JobConfig, plan: Resolved, held: Any, prices: Any
+) -> int:
     """Do what is missing in an output folder that this process holds; print what it holds then."""
-    from jobs import summary
+    from jobs import costs, summary
     from pipeline import compact, ledger
 
     started = time.monotonic()
     out = run.out
     files, found = list_archive(videos, run)
     counters: Counter[str] | None = None
+    meter = costs.Meter()
     if files or ledger.has_open_verdicts(run, queries, found):
         ledger.start_run(run, config, queries, plan.models, versions())
-        counters = _execute(plan, run, config, queries, files, found, held)
+        counters = _execute(plan, run, config, queries, files, found, held, meter)
     counts = summary.count(out, queries, found)
     stats = {
         "run_id": run.run_id, "out": out, "fingerprint": settings.fingerprint(config),
@@ -143,6 +159,7 @@ def _answer(videos: str, run: Any, queries: list[Any], config: JobConfig, plan: 
     if counters is None:
         summary.print_nothing_to_do(out, counts)
     else:
+        stats["cost"] = costs.write(run, counters, prices, meter, len(queries))
         ledger.close_run(run, stats)
     summary.print_end(stats)
     summary.check_conservation(counts)
@@ -166,22 +183,6 @@ def _check_any_was_read(videos: str, out: str, counts: dict[str, Any]) -> None:
         f" {reason}. Their rows stay in {out}; mend the files or the access to them and run again"
     )
     raise JobError(msg)
-
-
-def _dry_run(videos: str, out: str, queries: list[Any], config: JobConfig, plan: Resolved) -> int:
-    """Print what a run would do; checks the folder and counts the files, writes nothing, starts nothing."""
-    from jobs import summary
-    from pipeline import ledger
-    from pipeline.listing import list_videos
-    from pipeline.windows import holds, key
-
-    ledger.check_folder(out, config, queries, plan.models)
-    known = ledger.video_keys(out)
-    num_found = num_known = 0
-    for file in list_videos(videos):
-        num_found += 1
-        num_known += holds(known, key(file["video_id"], file["version"]))
-    return summary.print_plan(out, config, queries, plan, found=num_found, known=num_known)
 
 
 def list_archive(videos: str, run: Any) -> tuple[list[Any], Any]:
@@ -209,7 +210,14 @@ def list_archive(videos: str, run: Any) -> tuple[list[Any], Any]:
 
 
 def _execute(
-    plan: Resolved, run: Any, config: JobConfig, queries: list[Any], files: list[Any], found: Any, held: Any
+    plan: Resolved,
+    run: Any,
+    config: JobConfig,
+    queries: list[Any],
+    files: list[Any],
+    found: Any,
+    held: Any,
+    meter: Any,
 ) -> "Counter[str]":
     """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
     from jobs import cluster
@@ -225,6 +233,7 @@ def _execute(
             scorer_gpu=plan.scorer_facts.uses_gpu,
             answerer_gpu=plan.answerer_facts.frame_size is not None,
         )
+        meter.note(place)
         reader = Reader(config.decode, config.window, run.quarantine)
         job = flow.Job(
             config, queries, run, reader, plan.scorer, plan.scorer_facts,
@@ -246,6 +255,7 @@ def _execute(
         counters.update(
             _commit_all("judge", flow.reduce_archive(job, place, num_answers, found, judged), run, held)
         )
+        meter.stop()
     return counters
 
 

@@ -3,14 +3,27 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import ledger, store
 from pipeline.cost import Bill, Held, add_up, bill, told
+from pipeline.errors import ConfigError
 from pipeline.ledger import Run
 from pipeline.prices import Prices, load_prices
 
 NAME = "cost.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CostOptions:
+    """What is asked about costs; no result depends on it."""
+
+    prices: Prices = field(default_factory=load_prices)
+    rates_from: str = ""
+    """Output folder or cost.json that an estimate goes by first."""
+    calibrate: bool = False
+    """Whether an estimate may load models, so that nothing is guessed."""
 
 
 class Meter:
@@ -72,6 +85,22 @@ def read(place: str) -> Bill | None:
     if place.endswith(".json"):
         return json.loads(store.read_bytes(place)) if store.exists(place) else None
     return of_runs(place)
+
+
+def earlier(out: str, rates_from: str) -> Bill | None:
+    """Return the bill that an estimate goes by: of the place that is named, else of the output folder itself, if any.
+
+    Raises:
+        ConfigError: a place is named and has none.
+        StoreError: a place cannot be read.
+    """
+    if not rates_from:
+        return of_runs(out)
+    found = read(rates_from)
+    if found is None:
+        msg = f"--rates-from {rates_from}: found no {NAME}; expected one, or an output folder of `reelsift answer`"
+        raise ConfigError(msg)
+    return found
 
 
 def of_runs(out: str) -> Bill | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs import costs, estimate_bill
 from jobs.model_work import model_work
 from jobs.printable import printable
 from pipeline import config as settings
@@ -133,6 +134,8 @@ def print_end(stats: dict[str, Any]) -> None:
         if work := model_work(spent):
             lines.append(("model", work))
         lines.append(("seconds", f"{', '.join(seconds)} (busy, all workers); wall {stats['wall_s']:.1f}"))
+    if "cost" in stats:
+        lines.append(("cost", costs.line(stats["cost"])))
     lines += [("failed", f"{n} x {reason}") for reason, n in stats["reasons"].items()]
     if others := stats["failed_videos"] + stats["failed_answers"] - sum(stats["reasons"].values()):
         lines.append(("failed", f"{others} more; see: {_show_failed(stats['out'])}"))
@@ -195,9 +198,16 @@ def _tokens(stats: dict[str, Any]) -> str:
 
 
 def print_plan(
-    out: str, config: JobConfig, queries: Sequence[Query], plan: Any, *, found: int, known: int
-) -> int:
-    """Print what a run would do, without starting anything; return exit code 0."""
+    out: str,
+    config: JobConfig,
+    queries: Sequence[Query],
+    plan: Any,
+    *,
+    found: int,
+    known: int,
+    estimate: Mapping[str, Any],
+) -> None:
+    """Print what a run would do and cost, without starting anything."""
     resolved = {
         "videos": f"{found} found, {found - known} of them new to {out}",
         "out": out,
@@ -211,12 +221,11 @@ def print_plan(
         "settings": settings.dump(config),
     }
     print(json.dumps(resolved, indent=1), file=sys.stderr)
-    print(
-        json.dumps(
-            {"dry_run": True, "found": found, "new": found - known, "fingerprint": resolved["fingerprint"]}
-        )
-    )
-    return 0
+    print(file=sys.stderr)
+    for name, text in estimate_bill.lines(estimate):
+        print(f"  {name:9} {text}", file=sys.stderr)
+    told = {"found": found, "new": found - known, "fingerprint": resolved["fingerprint"]}
+    print(json.dumps({"dry_run": True, **told, "estimate": estimate}))
 
 
 def _routed(config: JobConfig, queries: Sequence[Query], plan: Any) -> list[str]:

@@ -336,7 +336,7 @@ def _new_child(config: DecodeConfig, window: WindowConfig) -> Child:
 
 
 def cpu_s() -> float:
-    """Return the CPU seconds that this process and its decoding children have taken so far; starting one is left out."""
+    """Return the CPU seconds that this process and its decoding children have taken so far, without their start."""
     running_s = _current[1].cpu_s() if _current is not None else 0.0
     return time.process_time() + _ended_cpu_s + running_s
 

@@ -1,4 +1,4 @@
-"""What machines and a bucket cost: a small table that operators edit (`--prices FILE`), prices.yaml beside this file."""
+"""What machines and a bucket cost: a small table to be edited (`--prices FILE`), prices.yaml beside this file."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -8,6 +8,7 @@ import pytest
 
 from actors.models import video_llm
 from jobs import answer
+from jobs.costs import CostOptions
 from pipeline.config import AnswerConfig, JobConfig, PlanConfig
 from pipeline.errors import ConfigError
 from pipeline.queries import one_query
@@ -36,10 +37,10 @@ def test_a_dry_run_says_who_decides_routes_and_loads_no_model(model, tmp_path, c
     (videos / "a.mp4").write_bytes(b"no video")
     monkeypatch.setattr(video_llm, "load_model", None)
     job = JobConfig(answer=AnswerConfig(model=model), plan=PlanConfig(router="llm"))
-    assert answer._run(str(videos), out, [one_query("a dog")], job, dry_run=True) == 0
+    assert answer._run(str(videos), out, [one_query("a dog")], job, CostOptions(), dry_run=True) == 0
     told = capsys.readouterr().err
     assert f"route decided by {model} when the run starts: router llm" in told
-    assert answer._run(str(videos), out, [one_query("a dog")], JobConfig(), dry_run=True) == 0
+    assert answer._run(str(videos), out, [one_query("a dog")], JobConfig(), CostOptions(), dry_run=True) == 0
     assert "(find, fragment)" in capsys.readouterr().err
 
 
@@ -47,7 +48,7 @@ def test_a_dry_run_says_who_decides_routes_and_loads_no_model(model, tmp_path, c
 def test_results_do_not_go_where_the_videos_lie(tmp_path, dry_run):
     out = str(tmp_path / "out")
     with pytest.raises(ConfigError, match=r"out is inside .*, where the videos lie"):
-        answer._run(str(tmp_path), out, [one_query("a dog")], JobConfig(), dry_run=dry_run)
+        answer._run(str(tmp_path), out, [one_query("a dog")], JobConfig(), CostOptions(), dry_run=dry_run)
     assert not list(tmp_path.iterdir())
 
 
