@@ -1,0 +1,48 @@
+"""Bills of runs: written down, read again, added up over the runs of a folder."""
+
+import json
+
+import pytest
+
+from jobs import costs
+from jobs.costs import Meter
+from pipeline import ledger, rows, sink, store
+from pipeline.ledger import Run
+from pipeline.prices import load_prices
+
+COUNTERS = {"decode_cpu_s": 36.0, "video_s": 3600.0, "windows": 12, "answers": 24, "written_files": 2}
+
+
+def run_of(out, number, query_ids):
+    run = Run(str(out), f"2026010{number}T000000-aaaaaa")
+    asked = [{"query_id": name} for name in query_ids]
+    store.write_bytes(store.join(run.folder, "queries.json"), json.dumps(asked).encode())
+    return run
+
+
+def test_a_bill_is_written_and_read(tmp_path):
+    run = run_of(tmp_path, 1, ["a"])
+    made = costs.write(run, COUNTERS, load_prices(), Meter(), 1)
+    assert costs.read(store.join(run.folder, "cost.json")) == made
+    assert made["run_id"] == run.run_id
+    assert "per video hour" in costs.line(made)
+
+
+def test_the_runs_of_a_folder_add_up_those_cut_short_too(tmp_path):
+    whole = costs.write(run_of(tmp_path, 1, ["a", "b"]), COUNTERS, load_prices(), Meter(), 2)
+    cut = run_of(tmp_path, 2, ["b", "c"])
+    table = rows.to_table([{"window_id": "w"}], rows.ANSWERS)
+    ledger.commit(cut, sink.stage_part(cut.staging, {"answers": table}, ["w"], COUNTERS))
+    run_of(tmp_path, 3, ["d"])  # nothing committed: nothing spent
+    both = costs.of_runs(str(tmp_path))
+    assert both is not None
+    assert (both["runs"], both["queries"], both["counts"]["windows"]) == (2, 3, 24)
+    assert both["stages"]["decode"]["cpu_s"] == pytest.approx(72.0)
+    assert both["total"]["high"] == pytest.approx(
+        2 * whole["total"]["high"] + both["stages"]["write"]["dollars"]["high"]
+    )
+
+
+def test_a_folder_without_runs_has_no_bill(tmp_path):
+    assert costs.of_runs(str(tmp_path)) is None
+    assert costs.read(str(tmp_path / "cost.json")) is None
