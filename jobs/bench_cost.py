@@ -65,7 +65,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Make the archive, compare, write the report; the last stdout line is JSON. Returns 1 if an estimate is too far off.
+    """Make the archive, compare, write the report; return 1 if an estimate is too far off.
 
     Raises:
         ConfigError: the arguments do not fit.
@@ -174,8 +174,8 @@ def _write(args: Arguments, found: dict[str, dict[str, Any]], lacking: list[str]
         "",
         f"{args.videos} videos of {LENGTHS_S[0]:g} to {LENGTHS_S[1]:g} s, made of the clips of one folder by repeating"
         " them; windows of 10 s at 1 frame per second, 3 questions, `--dry-run --calibrate` before the run. Seconds are"
-        " CPU seconds of workers and decoders on both sides; dollars are for work at on-demand prices, which the shipped"
-        f" price table has. Good is what lies within a factor of {WITHIN:g}.",
+        " CPU seconds of workers and decoders on both sides; dollars are for work at on-demand prices, which the"
+        f" shipped table has. Good is what lies within a factor of {WITHIN:g}.",
     ]
     for way, one in found.items():
         lines += ["", f"## {way.capitalize()}", ""]
