@@ -119,9 +119,7 @@ def read_paths(args: Arguments) -> tuple[str, str, str]:
     raise ConfigError(msg)
 
 
-def _run(
-    videos: str, out: str, queries: list[Any], config: JobConfig, costing: Any, *, dry_run: bool
-) -> int:
+def _run(videos: str, out: str, queries: list[Any], config: JobConfig, costing: Any, *, dry_run: bool) -> int:
     from jobs import estimate
     from pipeline import lease, ledger
     from pipeline.listing import check_apart

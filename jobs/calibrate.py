@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.resolve import Resolved
-from pipeline import rows, sink, stages
+from pipeline import rows, sink, stages, store
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from pipeline.guard import guard
@@ -92,13 +92,15 @@ def calibrate(
 
 
 def _cut(window: Row) -> Row:
-    """Return the beginning of a window."""
+    """Return the beginning of a window, to be decoded even if its frames are indexed."""
     length_s = window["end_s"] - window["start_s"]
     piece_s = min(length_s, PIECE_S)
     return {
         **window,
         "end_s": window["start_s"] + piece_s,
         "megapixels": window["megapixels"] * piece_s / length_s,
+        "frames_uri": "",
+        "write_frames": True,
     }
 
 
@@ -143,6 +145,7 @@ def _seen(
     row = guard(partial(stages.sample_window, reader, size, marks_slow=slow), {**piece, **_GOOD})
     if row["error_type"]:
         return row
+    row = {"recall_s": 0.0, "recall_cpu_s": 0.0, **row}
     row = {**row, "frames": len(row["pts_s"]), "video_s": row["end_s"] - row["start_s"]}
     if scorer is None:
         return {**row, "pixels": None}
@@ -217,20 +220,16 @@ def _weigh(found: Calibration, answered: Sequence[Any], plan: Resolved) -> None:
         found.write_cpu_s = time.process_time() - started
         for file in part["files"]:
             table = pq.read_table(file["staged"])
-            found.parts.append((file["table"], len(table), *_bytes_of(table)))
-    verdicts = rows.to_table(_verdicts(found.windows, plan), rows.VERDICTS)
-    if len(verdicts):
-        found.parts.append(("verdicts", len(verdicts), *_bytes_of(verdicts)))
+            found.parts.append((file["table"], len(table), *_bytes_of(table, folder)))
+        verdicts = rows.to_table(_verdicts(found.windows, plan), rows.VERDICTS)
+        if len(verdicts):
+            found.parts.append(("verdicts", len(verdicts), *_bytes_of(verdicts, folder)))
 
 
-def _bytes_of(table: Any) -> tuple[int, int]:
+def _bytes_of(table: pa.Table, folder: str) -> tuple[int, int]:
     """Return the sizes of a table and of its first row alone, as files."""
-    sizes: list[int] = []
-    for written in (table, table.slice(0, 1)):
-        buffer = pa.BufferOutputStream()
-        pq.write_table(written, buffer, compression="zstd")
-        sizes.append(buffer.getvalue().size)
-    return sizes[0], sizes[1]
+    place = store.join(folder, "weighed.parquet")
+    return store.write_table(place, table), store.write_table(place, table.slice(0, 1))
 
 
 def _verdicts(windows: Sequence[Row], plan: Resolved) -> Iterator[Row]:

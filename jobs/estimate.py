@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from jobs import costs, summary
 from jobs.calibrate import calibrate
 from jobs.costs import CostOptions
@@ -20,6 +22,7 @@ from jobs.estimate_bill import Sampled, as_bill
 from jobs.resolve import Resolved
 from jobs.workload import Amounts, Workload
 from pipeline import ledger, stages
+from pipeline.answered import Answered, open_windows, plan_windows
 from pipeline.config import JobConfig
 from pipeline.guard import guard
 from pipeline.isolation import Reader, drop_child
@@ -27,7 +30,7 @@ from pipeline.ledger import Run
 from pipeline.listing import list_videos
 from pipeline.queries import Query
 from pipeline.rows import Row
-from pipeline.windows import Keys, holds, key, plan_windows, sorted_keys
+from pipeline.windows import Keys, holds, key, sorted_keys
 
 MOST_FILES = 64
 MOST_S = 20.0
@@ -36,6 +39,8 @@ SEED = 20261121
 KNOWN_WINDOWS = 64
 """Open windows of known videos that may be tried out."""
 USUAL_FPS = 25.0
+NOTHING = Answered(sorted_keys(()), sorted_keys(()), np.zeros(0, np.uint32), ())
+"""What an empty folder holds."""
 
 
 @dataclass(slots=True)
@@ -149,7 +154,7 @@ def probe(sample: Sequence[Row], queries: Sequence[Query], config: JobConfig) ->
             own = sorted_keys([key(found["video_id"], found["version"])])
             windows = [
                 {**window, **_nature(found, window)}
-                for window in plan_windows([found], queries, found=own, answered=sorted_keys(()))
+                for window in plan_windows([found], queries, found=own, answered=NOTHING)
             ]
         yield Probed(found, windows)
 
@@ -172,7 +177,7 @@ def _known(out: str, queries: Sequence[Query], listing: Listing) -> Iterator[Row
     """Yield the windows of known videos that lack an answer; of what decoding them takes nothing is known."""
     if listing.num_new == listing.num_found:
         return
-    for window in ledger.open_windows(Run(out, ""), queries, listing.keys):
+    for window in open_windows(Run(out, ""), queries, listing.keys):
         yield {**window, "class": "", "megapixels": 0.0, "duration_s": 0.0}
 
 

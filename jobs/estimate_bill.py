@@ -21,9 +21,14 @@ MEASURED = "measured here"
 PER = {"video second": "video_s", "frame": "frames", "answer": "num_answers", TOKEN: "prefill_tokens"}
 """Columns of tried pieces that hold a unit."""
 AMOUNT_OF = {
-    "file": "files", "video second": "video_s", "frame": "frames_seen", "answer": "answers", TOKEN: "prefill_tokens",
+    "file": "files",
+    "video second": "decoded_s",
+    "indexed window": "recalled",
+    "frame": "frames_scored",
+    "answer": "answers",
+    TOKEN: "prefill_tokens",
     "window": "windows",
-}  # fmt: skip
+}
 COUNTED = (
     "files", "windows", "answers", "model_answers", "frames_planned", "frames_seen", "tokens_dense", "prefill_tokens",
     "read_bytes", "read_requests",
@@ -137,14 +142,14 @@ def _seconds(
         unit = TOKEN
     if stage == "evidence" and plan.answerer_facts.frame_size is None:
         return Spread.exactly(0.0), Rate(Spread.exactly(0.0), "not needed", unit)
-    units = sampled.total(AMOUNT_OF[unit])
+    units = sampled.total("video_s" if stage == "evidence" else AMOUNT_OF[unit])
     if earlier and (rate := rates.of_run(earlier, stage, unit, on_gpu=on_gpu)):
         return units * rate.per_unit, rate
     if rate := _measured(stage, unit, sampled, found, on_gpu=on_gpu):
         if stage == "probe":
             return sampled.total("probe_cpu_s"), rate
-        weighted = stage in ("decode", "evidence")
-        return (sampled.total("weighted_s") if weighted else units) * rate.per_unit, rate
+        weighted = {"decode": "weighted_s", "evidence": "evidence_s"}.get(stage, "")
+        return (sampled.total(weighted) if weighted else units) * rate.per_unit, rate
     if stage in ("decode", "evidence"):
         megapixels = sampled.total("megapixels")
         seconds = megapixels * Spread.within(MEGAPIXEL_S, rates.FACTOR_OF_A_GUESS)
@@ -159,7 +164,7 @@ def _measured(stage: str, unit: str, sampled: Sampled, found: Calibration, *, on
     if stage == "probe":
         spent = [float(amounts["probe_cpu_s"]) for amounts in sampled.per_file]
         return Rate(ratio_of(spent, [1.0] * len(spent), AGREEING), MEASURED, unit) if spent else None
-    if not found.windows or (stage == "score" and (on_gpu or not found.scored)):
+    if not found.windows or stage == "recall" or (stage == "score" and (on_gpu or not found.scored)):
         return None
     if stage == "answer" and unit == TOKEN and not found.answered_by_model:
         return None

@@ -69,18 +69,20 @@ class Workload:
     def of_window(self, window: Row) -> Amounts:
         """Return what a window needs; `class` and `megapixels` are "" and 0 where they are not known."""
         asked, video_s = window["query_ids"], window["end_s"] - window["start_s"]
+        is_indexed = bool(window["frames_uri"])
         num_planned = self._num_times(window)
         num_seen = max(1, round(num_planned * self.seen_share))
         read_bytes, read_requests = self._bytes(window)
         is_large = window["size_bytes"] > WHOLE_BYTES
         found: Amounts = Amounts(
             windows=1,
+            recalled=int(is_indexed),
             video_s=video_s,
-            weighted_s=video_s * self._weight(window, video_s),  # pyright: ignore[reportArgumentType]
-            megapixels=window["megapixels"],
+            **({} if is_indexed else self._decoding(window, video_s, num_seen)),
             answers=len(asked),
             frames_planned=num_planned,
             frames_seen=num_seen,
+            evidence_s=video_s * self._weight(window, video_s),  # pyright: ignore[reportArgumentType]
             read_bytes=read_bytes * (self._read_share if is_large else 1.0),  # pyright: ignore[reportArgumentType]
             read_requests=read_requests,
             frame_rows=num_seen if window["write_frames"] else 0,
@@ -88,6 +90,15 @@ class Workload:
         if self._plan.answerer_facts.tokens_per_frame:
             found.update(self._tokens(num_seen, set(asked)))
         return found
+
+    def _decoding(self, window: Row, video_s: float, num_frames: int) -> dict[str, Any]:
+        """Return what a window needs whose frames are not indexed."""
+        return {
+            "decoded_s": video_s,
+            "weighted_s": video_s * self._weight(window, video_s),
+            "megapixels": window["megapixels"],
+            "frames_scored": num_frames,
+        }
 
     def _weight(self, window: Row, video_s: float) -> float:
         """Return how many times the usual seconds a video second of a window takes to decode.
@@ -115,7 +126,7 @@ class Workload:
         """Return bytes and requests to read a window of an object of a bucket; a local file is not counted."""
         if "://" not in window["uri"]:
             return 0.0, 0
-        times = 1 + (self._plan.answerer_facts.frame_size is not None)
+        times = (not window["frames_uri"]) + (self._plan.answerer_facts.frame_size is not None)
         size_bytes = window["size_bytes"]
         if size_bytes <= WHOLE_BYTES:
             return float(times * size_bytes), times

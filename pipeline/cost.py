@@ -14,9 +14,10 @@ from pipeline.prices import Prices
 
 Bill = dict[str, Any]
 """A cost.json: plain JSON values."""
-STAGES = ("probe", "decode", "score", "evidence", "answer", "write")
+STAGES = ("probe", "decode", "recall", "score", "evidence", "answer", "write")
 COUNTS = (
-    *("videos", "windows", "video_h", "answers", "frames_planned", "frames_seen", "model_answers"),
+    *("videos", "windows", "windows_from_index", "video_h", "answers", "model_answers"),
+    *("frames_planned", "frames_seen", "frames_scored", "video_decoded_s"),
     *("tokens_dense", "tokens_used", "vision_frames", "prefills", "prefill_tokens"),
     *("read_bytes", "read_requests", "written_bytes", "written_files", "write_requests"),
 )

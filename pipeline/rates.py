@@ -9,6 +9,7 @@ from pipeline.spread import Spread
 UNITS = {
     "probe": "file",
     "decode": "video second",
+    "recall": "indexed window",
     "score": "frame",
     "evidence": "video second",
     "answer": "answer",
@@ -24,7 +25,7 @@ FACTOR_OF_A_GUESS = 3.0
 MEGAPIXEL_S = 0.005
 """CPU seconds to decode a million pixels."""
 
-CPU_S = {"probe": 0.05, "score": 0.1, "answer": 0.0005, TOKEN: 0.03, "write": 0.02}
+CPU_S = {"probe": 0.05, "recall": 0.01, "score": 0.1, "answer": 0.0005, TOKEN: 0.03, "write": 0.02}
 """CPU seconds of a unit, where nothing else is known: small models, a language model of about two billion weights."""
 GPU_S = {"score": 0.004, "answer": 0.0005, TOKEN: 0.0002}
 """GPU seconds of a unit, likewise."""
@@ -61,8 +62,9 @@ def of_run(bill: Mapping[str, Any], stage: str, unit: str, *, on_gpu: bool) -> R
     counts, spent = bill["counts"], bill["stages"][stage]
     units = {
         "file": counts["videos"],
-        "video second": counts["video_h"] * 3600,
-        "frame": counts["frames_seen"],
+        "video second": counts["video_h"] * 3600 if stage == "evidence" else counts["video_decoded_s"],
+        "indexed window": counts["windows_from_index"],
+        "frame": counts["frames_scored"],
         "answer": counts["answers"],
         TOKEN: counts["prefill_tokens"],
         "window": counts["windows"],

@@ -169,7 +169,11 @@ def _stage_windows(staging: str, run_id: str, scorer: str, windows: Sequence[Row
         "tokens_used": sum(answer["tokens_used"] for answer in answers),
         "model_answers": sum(1 for answer in answers if answer["tokens_used"]),
         **{name: sum(answer[name] for answer in answers) for name in rows.COST},
+        "frames_scored": sum(len(window["pts_s"]) for window in windows if not window["frames_uri"]),
         "video_s": sum(window["end_s"] - window["start_s"] for window in windows),
+        "video_decoded_s": sum(
+            window["end_s"] - window["start_s"] for window in windows if not window["frames_uri"]
+        ),
         **{name: sum(window[name] for window in windows) for name in DECODING},
         "answer_s": sum(answer["answer_s"] for answer in answers),
     }

@@ -9,11 +9,12 @@ from jobs import costs, estimate
 from jobs.costs import CostOptions
 from jobs.resolve import resolve
 from pipeline import stages, store
+from pipeline.answered import plan_windows
 from pipeline.config import JobConfig, WindowConfig
 from pipeline.isolation import Reader
 from pipeline.listing import list_videos
 from pipeline.queries import one_query
-from pipeline.windows import key, plan_windows, sorted_keys
+from pipeline.windows import key, sorted_keys
 from tests.integration.results import read
 
 QUERIES = [
@@ -112,7 +113,7 @@ def test_what_a_bucket_is_asked_for_is_foreseen(s3, clips):
             continue
         video = {**file, "error_type": "", **stages.probe(reader, file)}
         own = sorted_keys([key(video["video_id"], video["version"])])
-        windows = plan_windows([video], queries, found=own, answered=sorted_keys(()))
+        windows = plan_windows([video], queries, found=own, answered=estimate.NOTHING)
         looks = [stages.sample_window(reader, plan.scorer_facts.frame_size, window) for window in windows]
         num_bytes += video["probe_bytes"] + sum(look["read_bytes"] for look in looks)
         num_requests += video["probe_requests"] + sum(look["read_requests"] for look in looks)

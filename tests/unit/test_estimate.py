@@ -9,7 +9,9 @@ from jobs import calibrate, costs, estimate
 from jobs.costs import CostOptions
 from jobs.resolve import resolve
 from pipeline import ledger, rows, sink, stages
+from pipeline.answered import open_windows
 from pipeline.config import AnswerConfig, JobConfig, PlanConfig, ScoreConfig, WindowConfig
+from pipeline.cost import STAGES
 from pipeline.errors import ConfigError
 from pipeline.isolation import Reader
 from pipeline.ledger import Run
@@ -97,7 +99,7 @@ def test_what_is_done_is_not_counted(archive, tmp_path):
     [part] = rows.to_rows(sink.stage_videos(run.staging, run.run_id, rows.to_table(probed, rows.PROBED)))
     ledger.commit(run, part)
     listing = estimate.list_new(archive, run.out)
-    windows = list(ledger.open_windows(run, QUERIES, listing.keys))
+    windows = list(open_windows(run, QUERIES, listing.keys))
     assert [window["video_id"] for window in windows].count(done["video_id"]) == 1
     answered = [
         {"window_id": window["window_id"], "query_id": query.query_id, "frames_seen": 8}
@@ -127,10 +129,9 @@ def bill(**stages_s):
     stage = {"busy_s": 0.0, "gpu_s": 0.0, "dollars": {}}
     return {
         "run_id": "r1",
-        "counts": {"videos": 10, "video_h": 1000 / 3600, "frames_seen": 1000, "answers": 200, "prefill_tokens": 0,
-                   "windows": 100},
-        "stages": {name: {**stage, "cpu_s": stages_s.get(name, 0.0)} for name in ("probe", "decode", "score",
-                                                                                  "evidence", "answer", "write")},
+        "counts": {"videos": 10, "video_h": 1000 / 3600, "video_decoded_s": 1000, "frames_scored": 1000,
+                   "answers": 200, "prefill_tokens": 0, "windows": 100, "windows_from_index": 0},
+        "stages": {name: {**stage, "cpu_s": stages_s.get(name, 0.0)} for name in STAGES},
     }  # fmt: skip
 
 
