@@ -83,6 +83,8 @@ def calibrate(
         if row["error_type"]:
             continue
         row = _planned(row, reader, config, queries, plan)
+        if found.answered_by_model and not number:
+            _answered(row, answerer)  # as with the scorer, the first call does not count
         row, table = _answered(row, answerer)
         found.windows.append(row)
         answered.append(table)
@@ -145,12 +147,12 @@ def _seen(
     row = guard(partial(stages.sample_window, reader, size, marks_slow=slow), {**piece, **_GOOD})
     if row["error_type"]:
         return row
-    row = {"recall_s": 0.0, "recall_cpu_s": 0.0, **row}
-    row = {**row, "frames": len(row["pts_s"]), "video_s": row["end_s"] - row["start_s"]}
+    row |= {"recall_s": 0.0, "recall_cpu_s": 0.0, "frames": len(row["pts_s"])}
+    row["video_s"] = row["end_s"] - row["start_s"]
     if scorer is None:
         return {**row, "pixels": None}
     if warms_up:
-        guard(scorer.score, row)  # the first call of a process is slower than all others
+        guard(scorer.score, row)  # the first call of a process is slower than all others, and does not count
     return {**guard(scorer.score, row), "pixels": None}
 
 
