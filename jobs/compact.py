@@ -12,9 +12,9 @@ from pipeline.config import SinkConfig
 from pipeline.errors import ConfigError
 
 EPILOG = """\
-While a run writes to OUT this is refused, and a run while this is under way. Cut short, it goes on where it stopped when
-it is called again; rows are never lost and never double. The tables hold the same rows as before; a query that is under
-way in another process may fail, and is right when it is asked again.
+While a run writes to OUT this is refused, and a run while this is under way. Cut short, it goes on where it stopped
+when it is called again; rows are never lost and never double. The tables hold the same rows as before; a query that is
+under way in another process may fail, and is right when it is asked again.
 """
 
 

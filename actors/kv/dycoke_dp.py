@@ -32,6 +32,8 @@ METHOD = Method(
 class DyCokeDp(KvCache):
     """See the module."""
 
+    takes_back = False
+
     def __init__(self, decoder: Any, settings: KvSettings | None = None) -> None:
         """Take the decoder.
 

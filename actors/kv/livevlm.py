@@ -58,6 +58,8 @@ class Held:
 class LiveVlm(KvCache):
     """See the module."""
 
+    takes_back = False
+
     def __init__(self, decoder: Any, settings: KvSettings | None = None) -> None:
         super().__init__(decoder, settings)
         self.held: list[Held] = []

@@ -21,6 +21,8 @@ from actors.kv.tokens import Tokens, join
 class ReindexedCache(KvCache):
     """See the module; a policy says which tokens stay, the same in all layers."""
 
+    takes_back = False
+
     def __init__(self, decoder: Any, settings: KvSettings | None = None) -> None:
         super().__init__(decoder, settings)
         self.held: Tokens | None = None

@@ -1,26 +1,35 @@
-"""Keys and values of one layer in one buffer with some room behind, so that short appends copy nothing."""
+"""Keys and values of one layer in one buffer with some room behind, so that short appends copy nothing.
+
+To transformers it is a layer of a cache: how many rows there are, and what a mask over them looks like.
+"""
+
+from typing import Any, NoReturn
 
 import torch
+from transformers.cache_utils import CacheLayerMixin
 
 ROOM = 128
 """Rows of room behind what is stored: a question and its answer mostly fit."""
 
 
-class Rows:
+class Rows(CacheLayerMixin):
     """Rows that are appended, thinned out and cut off again."""
 
-    def __init__(self) -> None:
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]  its attributes are properties here
         self._both: torch.Tensor | None = None
         """[keys and values, 1, heads, room, head size]"""
         self.num_rows = 0
 
     @property
-    def keys(self) -> torch.Tensor:
+    def keys(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """View [1, heads, K, head size]."""
         return self._view()[0]
 
     @property
-    def values(self) -> torch.Tensor:
+    def values(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """View [1, heads, K, head size]."""
         return self._view()[1]
 
@@ -62,3 +71,40 @@ class Rows:
     def cut(self, num_rows: int) -> None:
         """Forget the rows behind the first `num_rows`."""
         self.num_rows = num_rows
+
+    # --- what transformers asks a layer ------------------------------------------------------------------------
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether anything was stored."""
+        return self._both is not None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the first rows make the buffer."""
+
+    def update(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a policy stores rows in its attention, through the cache."""
+        msg = "rows of a cache policy are stored by its attention; call the cache's own `update`"
+        raise ValueError(msg)
+
+    def get_seq_length(self) -> int:
+        """Return the number of rows, of tokens that stay; positions are counted by the cache."""
+        return self.num_rows
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many keys new tokens see, their own among them, and the number of the first."""
+        return self.num_rows + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: there is no maximum."""
+        return -1
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._both, self.num_rows = None, 0
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
+        """Refuse beams."""
+        del beam_idx
+        msg = "a cache policy holds one prompt: take greedy decoding or sampling, without beams"
+        raise ValueError(msg)

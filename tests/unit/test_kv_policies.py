@@ -318,7 +318,7 @@ def held_bytes(value, seen):
     if isinstance(value, list | tuple):
         return sum(held_bytes(one, seen) for one in value)
     if isinstance(value, Rows | Tokens | Held):
-        names = value.__slots__ if hasattr(value, "__slots__") else vars(value)
+        names = vars(value) if hasattr(value, "__dict__") else value.__slots__
         return sum(held_bytes(getattr(value, name), seen) for name in names)
     return 0
 
