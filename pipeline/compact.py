@@ -192,7 +192,7 @@ def _merge(out: str, table: str, group: Group) -> None:
     schema = group.schemas[table]
     with (
         store_bulk.write_stream(target) as file,
-        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+        pq.ParquetWriter(file, schema, **store.parquet_options(schema)) as writer,
     ):
         num_rows: list[int] = []
         for part in _sorted_ranges(files, schema, num_rows):

@@ -134,10 +134,19 @@ def write_table(uri: str, table: pa.Table) -> int:
     """
     buffer = pa.BufferOutputStream()
     group_rows = max(1, len(table) * GROUP_BYTES // max(1, table.nbytes))
-    pq.write_table(table, buffer, row_group_size=group_rows, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, buffer, row_group_size=group_rows, **parquet_options(table.schema))
     data = buffer.getvalue().to_pybytes()
     write_bytes(uri, data)
     return len(data)
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how all our Parquet files are written.
+
+    Lists get no dictionary: numbers that hardly come twice would make each row group of embeddings a third larger.
+    """
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": plain or False}
 
 
 def move(source: str, target: str) -> None:

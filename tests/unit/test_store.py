@@ -57,6 +57,7 @@ def test_row_groups_of_wide_rows_are_small_and_pages_are_checked(tmp_path: Path)
     about = pq.ParquetFile(tmp_path / "wide").metadata
     sizes = [about.row_group(number).num_rows * 4008 for number in range(about.num_row_groups)]
     assert max(sizes) <= store.GROUP_BYTES
+    assert (tmp_path / "wide").stat().st_size < 1.05 * sum(sizes)
     assert len(sizes) == 4
     store.write_table(str(tmp_path / "narrow"), pa.table({"n": range(2000)}))
     assert pq.ParquetFile(tmp_path / "narrow").metadata.num_row_groups == 1
