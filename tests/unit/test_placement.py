@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.machines import Kind, Machines, of_nodes, with_types
+from jobs.machines import Kind, Machines
 from jobs.placement import DECODING_MACHINES, GPU_MACHINES, Placement, Seat, check, find_places
 from pipeline.config import AnswerConfig, ClusterConfig, JobConfig, PoolConfig, ScoreConfig
 from pipeline.errors import ClusterError
@@ -131,39 +131,6 @@ def test_decoding_needs_a_cpu_on_its_own_machines():
     small = Machines([HEAD, Kind("decode", 1, {"CPU": 1.0}, DECODING_MACHINES), GPU])
     with pytest.raises(ClusterError, match=r"1\.2 CPUs on machines labelled role=decode"):
         check(places(small, num_gpus=0.5), small)
-
-
-def test_node_types_become_machines():
-    config = {
-        "max_workers": 5,
-        "head_node_type": "head",
-        "available_node_types": {
-            "head": {"resources": {"CPU": 0}, "max_workers": 0},
-            "gpu": {"resources": {"CPU": 8, "GPU": 1}, "labels": {"role": "gpu"}, "max_workers": 16},
-            "never": {"resources": {"CPU": 8}, "max_workers": 0},
-            "unbounded": {"resources": {"CPU": 8}},
-        },
-    }
-    machines = with_types(Machines([HEAD]), config)
-    assert {kind.name: kind.count for kind in machines.kinds} == {
-        "head": 1,
-        "gpu": 5,
-        "never": 0,
-        "unbounded": 5,
-    }
-    assert machines.total("CPU") == 40
-    assert machines.total("GPU") == 5
-    assert machines.num_seats({"GPU": 0.5}, GPU_MACHINES) == 10
-
-
-def test_equal_machines_are_one_kind():
-    node = {"Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}, "Labels": {"role": "gpu", "ray.io/node-id": "1"}}
-    other = {
-        "Resources": {"CPU": 4.0, "node:10.0.0.2": 1.0},
-        "Labels": {"role": "gpu", "ray.io/node-id": "2"},
-    }
-    [kind] = of_nodes([node, other]).kinds
-    assert (kind.count, dict(kind.labels), kind.comes) == (2, {"role": "gpu"}, False)
 
 
 def test_placement_does_not_change_the_fingerprint():

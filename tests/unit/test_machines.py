@@ -1,0 +1,80 @@
+"""What a cluster has, and what its autoscaler was told it may start."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jobs.machines import Kind, Machines, of_nodes, read_autoscaler_config, with_types
+from jobs.placement import GPU_MACHINES
+
+HEAD = Kind("head", 1, {"CPU": 0.0}, comes=False)
+
+
+def test_node_types_become_machines():
+    config = {
+        "max_workers": 5,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "max_workers": 0},
+            "gpu": {"resources": {"CPU": 8, "GPU": 1}, "labels": {"role": "gpu"}, "max_workers": 16},
+            "never": {"resources": {"CPU": 8}, "max_workers": 0},
+            "unbounded": {"resources": {"CPU": 8}},
+        },
+    }
+    machines = with_types(Machines([HEAD]), config)
+    assert {kind.name: kind.count for kind in machines.kinds} == {
+        "head": 1,
+        "gpu": 5,
+        "never": 0,
+        "unbounded": 5,
+    }
+    assert machines.total("CPU") == 40
+    assert machines.total("GPU") == 5
+    assert machines.num_seats({"GPU": 0.5}, GPU_MACHINES) == 10
+
+
+def test_equal_machines_are_one_kind():
+    node = {"Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}, "Labels": {"role": "gpu", "ray.io/node-id": "1"}}
+    other = {
+        "Resources": {"CPU": 4.0, "node:10.0.0.2": 1.0},
+        "Labels": {"role": "gpu", "ray.io/node-id": "2"},
+    }
+    [kind] = of_nodes([node, other]).kinds
+    assert (kind.count, dict(kind.labels), kind.comes) == (2, {"role": "gpu"}, False)
+
+
+def test_machines_of_one_role_share_max_workers():
+    spot = Kind("spot", 3, {"GPU": 1.0}, GPU_MACHINES)
+    large = Kind("large", 1, {"GPU": 8.0}, GPU_MACHINES)
+    assert Machines([HEAD, spot, large], max_workers=2).total("GPU") == 9
+    assert Machines([HEAD, spot, large], max_workers=2).num_seats({"GPU": 4.0}, GPU_MACHINES) == 2
+    assert Machines([HEAD, spot, large]).num_seats({"GPU": 4.0}, {"role": "other"}) == 0
+
+
+@pytest.fixture
+def monitor(tmp_path):
+    """A process that looks like an autoscaler's, and what it was started with."""
+    script = tmp_path / "monitor.py"
+    script.write_text("import time; print('up', flush=True); time.sleep(60)")
+    file = tmp_path / "cluster.json"
+    command = [sys.executable, script, "--gcs-address=10.1.2.3:77", f"--autoscaling-config={file}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    try:
+        yield file
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_autoscaler_of_this_very_cluster_is_read(monitor):
+    monitor.write_text('{"max_workers": 3}')
+    assert read_autoscaler_config("10.1.2.3:77") == {"max_workers": 3}
+    assert read_autoscaler_config("10.1.2.3:78") is None
+
+
+def test_a_file_that_has_gone_is_no_file(monitor, caplog):
+    assert not monitor.exists()
+    assert read_autoscaler_config("10.1.2.3:77") is None
+    assert "cannot be read" in caplog.text
