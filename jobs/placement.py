@@ -28,6 +28,8 @@ LIGHT_CPUS = 0.2
 """CPUs of one planning, fetching or writing task; one of these and one decoding task must fit beside the actors."""
 NO_PROGRESS_S = 1800
 """Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
+ROUNDING_CPUS = 2.0
+"""By how much the shares of all stages, each rounded up to whole tasks, may exceed their sum."""
 WAIT_S = 60.0
 """Seconds after which it is said, again and again, that something is not there yet."""
 DECODING_MACHINES = {"role": "decode"}
@@ -74,6 +76,8 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
         check(placement, machines)
         for line in too_small(config.cluster.sized_for, machines):
             logger.warning("%s", line)
+        if any(kind.comes for kind in machines.kinds):
+            _bound_growth(placement, machines)
     else:
         logger.info("the cluster has no CPUs yet, and does not tell what it can get: not judged")
     for who, seat in (("scoring", placement.scorer), ("answering", placement.answerer)):
@@ -82,6 +86,41 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
             who, seat.pool.min_size, seat.pool.max_size, seat.needed, _where(seat.labels),
         )  # fmt: skip
     return placement
+
+
+def most_resources(placement: Placement, machines: Machines) -> tuple[float, float]:
+    """Return the CPUs and GPUs up to which Ray Data may ask an autoscaler for machines.
+
+    The autoscaler grants all of such a request or nothing: one that is a single CPU too large for what it may ever
+    start brings no machine at all, no GPU either. Ray Data rounds each stage's share up, without labels; so it is told
+    of the CPUs that its tasks can use, where GPU machines have others that take the rounding, else of a little less
+    than there can be.
+    """
+    cpus, all_cpus = machines.total("CPU", placement.labels), machines.total("CPU")
+    roomy = all_cpus - cpus >= ROUNDING_CPUS
+    least = (
+        DECODE_CPUS
+        + sum(seat.num_cpus * seat.pool.min_size for seat in (placement.scorer, placement.answerer))
+        + 1
+    )
+    return max(cpus if roomy else min(cpus, all_cpus - ROUNDING_CPUS), min(least, cpus)), machines.total(
+        "GPU"
+    )
+
+
+def _bound_growth(placement: Placement, machines: Machines) -> None:
+    """Keep what Ray Data asks for within what the autoscaler may start."""
+    from ray.data import DataContext, ExecutionResources
+
+    cpus, gpus = most_resources(placement, machines)
+    options = DataContext.get_current().execution_options
+    options.resource_limits = ExecutionResources.for_limits(cpu=cpus, gpu=gpus)
+    wanted = sum(seat.num_gpus * seat.pool.max_size for seat in (placement.scorer, placement.answerer))
+    if wanted > gpus:
+        logger.warning(
+            "the pools may grow to %g GPUs, the cluster to %g: lower --score.pool.max-size or --answer.pool.max-size,"
+            " or the last machines may not be asked for", wanted, gpus,
+        )  # fmt: skip
 
 
 def find_places(config: JobConfig, machines: Machines, *, scorer_gpu: bool, answerer_gpu: bool) -> Placement:

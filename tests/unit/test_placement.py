@@ -3,7 +3,15 @@
 import pytest
 
 from jobs.machines import Kind, Machines
-from jobs.placement import DECODING_MACHINES, GPU_MACHINES, Placement, Seat, check, find_places
+from jobs.placement import (
+    DECODING_MACHINES,
+    GPU_MACHINES,
+    Placement,
+    Seat,
+    check,
+    find_places,
+    most_resources,
+)
 from pipeline.config import AnswerConfig, ClusterConfig, JobConfig, PoolConfig, ScoreConfig
 from pipeline.errors import ClusterError
 
@@ -143,3 +151,20 @@ def test_the_small_cpu_scorer_takes_no_gpu():
     from actors.models.tables import FRAME_SCORERS
 
     assert not FRAME_SCORERS["embedded"].describe(ScoreConfig()).uses_gpu
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        # GPU machines have CPUs that no task asks for: they take the rounding
+        ([HEAD, DECODE, GPU], (256, 16)),
+        # they have none: a little less than there can be
+        ([HEAD, DECODE, Kind("gpu", 2, {"GPU": 1.0}, GPU_MACHINES)], (254, 2)),
+        ([HEAD, Kind("any", 4, {"CPU": 8.0, "GPU": 1.0})], (30, 4)),
+        # never so little that nothing runs
+        ([HEAD, Kind("any", 1, {"CPU": 3.0, "GPU": 2.0})], (2, 2)),
+    ],
+)
+def test_what_an_autoscaler_may_be_asked_for(kinds, expected):
+    machines = Machines(kinds, max_workers=24)
+    assert most_resources(places(machines), machines) == expected
