@@ -44,6 +44,8 @@ class Arguments:
     """A question to find the moments of, instead of a file; may be given several times."""
     dry_run: bool = False
     """Print what would be done and what it would cost, start nothing."""
+    retry_failed: bool = False
+    """Do failed videos and answers again, and the verdicts on them; without it they stand."""
     calibrate: bool = False
     """With --dry-run: load the models and answer a few windows here, so that nothing is guessed."""
     rates_from: str = ""
@@ -74,7 +76,9 @@ def main(argv: list[str]) -> int:
     from pipeline.prices import load_prices
 
     costing = CostOptions(load_prices(args.prices), args.rates_from, args.calibrate)
-    return _run(videos, absolute(out), queries, absolute_models(args.job), costing, dry_run=args.dry_run)
+    job = absolute_models(args.job)
+    again = args.retry_failed
+    return _run(videos, absolute(out), queries, job, costing, dry_run=args.dry_run, retry_failed=again)
 
 
 def read_arguments(argv: list[str]) -> Arguments:
@@ -119,7 +123,16 @@ def read_paths(args: Arguments) -> tuple[str, str, str]:
     raise ConfigError(msg)
 
 
-def _run(videos: str, out: str, queries: list[Any], config: JobConfig, costing: Any, *, dry_run: bool) -> int:
+def _run(
+    videos: str,
+    out: str,
+    queries: list[Any],
+    config: JobConfig,
+    costing: Any,
+    *,
+    dry_run: bool,
+    retry_failed: bool = False,
+) -> int:
     from jobs import estimate
     from pipeline import lease, ledger
     from pipeline.listing import check_apart
@@ -131,19 +144,30 @@ def _run(videos: str, out: str, queries: list[Any], config: JobConfig, costing: 
     run_id = ledger.new_run_id()
     with lease.held(out, run_id) as held:
         run = ledger.open_run(out, config, queries, plan.models, run_id)
-        return _answer(videos, run, queries, config, plan, held, costing.prices)
+        return _answer(videos, run, queries, config, plan, held, costing.prices, retry_failed=retry_failed)
 
 
 def _answer(
-    videos: str, run: Any, queries: list[Any], config: JobConfig, plan: Resolved, held: Any, prices: Any
+    videos: str,
+    run: Any,
+    queries: list[Any],
+    config: JobConfig,
+    plan: Resolved,
+    held: Any,
+    prices: Any,
+    *,
+    retry_failed: bool,
 ) -> int:
     """Do what is missing in an output folder that this process holds; print what it holds then."""
     from jobs import costs, summary
     from pipeline import compact, ledger
+    from pipeline.reopen import reopen
 
     started = time.monotonic()
     out = run.out
-    files, found = list_archive(videos, run)
+    files, found = list_archive(videos, run, retry_failed=retry_failed)
+    if retry_failed:
+        summary.print_reopened(reopen(out, queries, found, held.check))
     counters: Counter[str] | None = None
     meter = costs.Meter()
     if files or ledger.has_open_verdicts(run, queries, found):
@@ -179,12 +203,13 @@ def _check_any_was_read(videos: str, out: str, counts: dict[str, Any]) -> None:
     msg = (
         f"not one of the {counts['videos']} videos at {videos} can be read, most often ({count}) because of:"
         f" {reason}. Their rows stay in {out}; mend the files or the access to them and run again"
+        " with --retry-failed"
     )
     raise JobError(msg)
 
 
-def list_archive(videos: str, run: Any) -> tuple[list[Any], Any]:
-    """Write down the files that are not in videos/ yet; return where, and the keys of all files.
+def list_archive(videos: str, run: Any, *, retry_failed: bool = False) -> tuple[list[Any], Any]:
+    """Write down the files that are not in videos/ yet, or failed and are tried again; return where, and all keys.
 
     Raises:
         ConfigError: nothing there to answer on.
@@ -192,15 +217,17 @@ def list_archive(videos: str, run: Any) -> tuple[list[Any], Any]:
     """
     from pipeline import ledger, rows
     from pipeline.listing import list_videos
+    from pipeline.reopen import failed_videos
     from pipeline.windows import holds, key, sorted_keys
 
     known = ledger.video_keys(run.out)
+    again = failed_videos(run.out) if retry_failed else sorted_keys(())
     found = array("Q")
 
     def unknown() -> Iterator[rows.Row]:
         for file in list_videos(videos):
             found.append(key(file["video_id"], file["version"]))
-            if not holds(known, found[-1]):
+            if not holds(known, found[-1]) or holds(again, found[-1]):
                 yield file
 
     files = ledger.write_parts(run.manifest("files"), unknown(), rows.FILE)

@@ -16,6 +16,7 @@ from pipeline import ledger
 from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import JobError
 from pipeline.queries import Query
+from pipeline.reopen import Reopened
 from pipeline.windows import Keys, holds, key, sorted_keys
 
 REASONS = 5
@@ -146,14 +147,30 @@ def print_end(stats: dict[str, Any]) -> None:
     print(json.dumps(stats), flush=True)
 
 
+def print_reopened(done: Reopened) -> None:
+    """Say on stderr what failed before and is done again."""
+    if not done.videos + done.answers + done.verdicts:
+        print("no failed rows to try again", file=sys.stderr)
+        return
+    print(
+        f"tried again: {done.videos} failed videos, {done.answers} failed answers; {done.verdicts} verdicts are judged"
+        " again",
+        file=sys.stderr,
+    )
+    for reason, count in done.reasons.most_common(REASONS):
+        print(f"  {count} x {printable(reason)}", file=sys.stderr)
+    if others := done.reasons.total() - sum(n for _, n in done.reasons.most_common(REASONS)):
+        print(f"  {others} for other reasons", file=sys.stderr)
+
+
 def print_nothing_to_do(out: str, counts: dict[str, Any]) -> None:
     """Say on stderr that a run adds nothing, and what becomes of the failures that stand."""
     print(f"nothing to do: {out} already answers these questions on these videos", file=sys.stderr)
     num_failed = counts["failed_videos"] + counts["failed_answers"]
     if num_failed:
         print(
-            f"failed rows that stand and are not tried again: {num_failed}; they are in another output folder, or when"
-            f" their file has been mended; see: {_show_failed(out)}",
+            f"failed rows that stand and are not tried again: {num_failed}; --retry-failed does them again; see:"
+            f" {_show_failed(out)}",
             file=sys.stderr,
         )
 
