@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
+from pipeline.errors import StoreError
 from pipeline.refusals import error_code, http_status, is_s3, read_errors
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -34,20 +35,20 @@ def create_only(uri: str, data: bytes) -> bool:
 
 
 def _create_local(path: Path, data: bytes) -> bool:
-    try:
-        with store.temporary_beside(path, data) as temporary:
-            path.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        # without hard links the name is as safe, the content comes a moment later
+    with store.temporary_beside(path, data) as temporary:
         try:
-            with path.open("xb") as file:
-                file.write(data)
+            path.hardlink_to(temporary)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            # without hard links the name is as safe, the content comes a moment later
+            try:
+                with path.open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
     store.sync_folder(path.parent)
     return True
 
@@ -68,9 +69,7 @@ def _create_s3(fs: Any, uri: str, path: str, data: bytes) -> bool:
         return False
     try:
         if not put():
-            return (
-                store.read_bytes(uri) == data
-            )  # the answer to a first try was lost, and the client asked again
+            return _holds(uri, data)  # the answer to a first try was lost, and the client asked again
         if not put():
             return True
     except read_errors() as error:
@@ -78,4 +77,13 @@ def _create_s3(fs: Any, uri: str, path: str, data: bytes) -> bool:
             raise
         fs.pipe_file(path, data)
     time.sleep(SETTLE_S)
-    return store.read_bytes(uri) == data
+    return _holds(uri, data)
+
+
+def _holds(uri: str, data: bytes) -> bool:
+    try:
+        return store.read_bytes(uri) == data
+    except StoreError:
+        if store.exists(uri):
+            raise
+        return False
