@@ -16,7 +16,8 @@ from tests.integration.s3_server import Bucket
 pytestmark = pytest.mark.needs_ceph
 
 RUNS = int(os.environ.get("REELSIFT_CHAOS_RUNS", "2"))
-SEED = 0
+SEED = 73186
+"""Of whose runs the first two kill a driver at two points, an actor and a machine, over a bad line."""
 
 
 @pytest.mark.timeout(120 + 90 * RUNS)
