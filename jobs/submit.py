@@ -145,17 +145,23 @@ def _placed_answer(command: list[str], folder: Path) -> list[str]:
     for stage, name in OF_MODELS:
         if (place := getattr(getattr(full, stage), name)) != getattr(getattr(args.job, stage), name):
             words += [f"--{stage}.{name}", place]  # the last one counts
+    if args.prices and "://" not in args.prices:
+        words += ["--prices", _sent(Path(args.prices).expanduser(), folder, "prices", ".yaml")]
+    if args.rates_from:
+        words += ["--rates-from", absolute(args.rates_from)]
     return words
 
 
-def _sent(path: Path, folder: Path) -> str:
-    """Copy a file of questions; return its place as the job finds it.
+def _sent(
+    path: Path, folder: Path, what: str = "questions", kinds: str = ".jsonl, .csv, .yaml or .parquet"
+) -> str:
+    """Copy a file of questions, or of something else; return its place as the job finds it.
 
     Raises:
         ConfigError: there is none, or it is too large.
     """
     if not path.is_file():
-        msg = f"{path}: no such file of questions; expected .jsonl, .csv, .yaml or .parquet"
+        msg = f"{path}: no such file of {what}; expected {kinds}"
         raise ConfigError(msg)
     if path.stat().st_size > MAX_SENT_BYTES:
         msg = (
@@ -163,9 +169,9 @@ def _sent(path: Path, folder: Path) -> str:
             " along with a job; put it where the cluster can read it and name it by its URI"
         )
         raise ConfigError(msg)
-    (folder / "questions").mkdir()
-    shutil.copyfile(path, folder / "questions" / path.name)
-    return str(Path("questions") / path.name)
+    (folder / what).mkdir()
+    shutil.copyfile(path, folder / what / path.name)
+    return str(Path(what) / path.name)
 
 
 def connect(address: str) -> Any:

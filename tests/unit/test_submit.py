@@ -32,6 +32,18 @@ def test_the_package_and_the_questions_travel(tmp_path: Path, monkeypatch: pytes
     assert not list((tmp_path / "sent").rglob("__pycache__"))
 
 
+def test_prices_and_rates_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text("as_of: today")
+    places = ["--query", "a dog", "s3://bucket/in", "s3://bucket/out"]
+    sent = submit.pack(["answer", *places, "--prices", "p.yaml", "--rates-from", "old"], tmp_path / "sent")
+    args = read_arguments(sent[1:])
+    assert (tmp_path / "sent" / args.prices).read_text() == "as_of: today"
+    assert args.rates_from == str(tmp_path / "old")
+    with pytest.raises(ConfigError, match="no such file of prices"):
+        submit.pack(["answer", *places, "--prices", "none.yaml"], tmp_path / "other")
+
+
 def test_places_behind_a_scheme_stay(tmp_path: Path) -> None:
     command = ["answer", "--query", "a dog", "s3://bucket/in", "s3://bucket/out"]
     assert submit.pack(command, tmp_path / "sent") == command
