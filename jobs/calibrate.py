@@ -21,7 +21,7 @@ from pipeline import rows, sink, stages, store
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from pipeline.guard import guard
-from pipeline.isolation import Reader
+from pipeline.isolation import Reader, cpu_s
 from pipeline.queries import Query
 from pipeline.route import Route
 from pipeline.rows import Row
@@ -29,10 +29,12 @@ from pipeline.select.fit import needs_pixels
 
 logger = logging.getLogger(__name__)
 
-MOST_S = 12.0
-"""Wall seconds from which no other piece is begun; loading the scorer comes on top."""
+MOST_CPU_S = 15.0
+"""CPU seconds from which no other piece is begun; loading the scorer comes on top."""
+MOST_WALL_S = 40.0
+"""Wall seconds, likewise, on a machine that is busy with something else."""
 MOST_PIECES = 24
-PIECE_S = 60.0
+PIECE_S = 30.0
 """Longest piece; a longer window is represented by its beginning."""
 SURE = Route("global", 1.0, "not asked for an estimate")
 
@@ -73,10 +75,10 @@ def calibrate(
     scorer = _scorer(config, queries, plan, loads=loads)
     answerer = _answerer(config, queries, plan, loads=loads)
     found.scored, found.answered_by_model = scorer is not None, bool(loads and plan.answerer_facts.name)
-    ends_s = time.monotonic() + MOST_S
+    ends_s, ends_cpu_s = time.monotonic() + MOST_WALL_S, cpu_s() + MOST_CPU_S
     answered: list[Any] = []
     for number, window in enumerate(windows[:MOST_PIECES]):
-        if number and time.monotonic() > ends_s:
+        if number and (time.monotonic() > ends_s or cpu_s() > ends_cpu_s):
             break
         piece = _cut(window)
         row = _seen(piece, reader, scorer, config, plan, warms_up=not number)
