@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import rows, sink, stages
-from pipeline.config import DecodeConfig, WindowConfig
+from pipeline import ledger, rows, sink, stages
+from pipeline.config import DecodeConfig, SinkConfig, WindowConfig
 from pipeline.frames import FrameSize
 from pipeline.isolation import Reader
+from pipeline.ledger import Slice
 from pipeline.listing import list_videos
 from tests import videos
 
@@ -146,3 +147,52 @@ def test_videos_are_staged_as_they_were_probed(tmp_path):
         ("run", "ok", [0.0, 2.5]),
         ("run", "unreadable", []),
     ]
+
+
+# --- how large a part is ----------------------------------------------------------------------------------------
+
+
+def parts(folder, *windows, most_bytes):
+    """Return the ids of the parts of staged windows, with the windows in each."""
+    complete = [{"window_id": str(number), "write_frames": True, **row} for number, row in enumerate(windows)]
+    table = rows.to_table([rows.fill(row, rows.ANSWERED) for row in complete], rows.ANSWERED)
+    found = sink.stage_windows(str(folder), "run", "embedded", table, most_bytes=most_bytes)
+    return {part["part_id"]: json.loads(part["counters"])["windows"] for part in rows.to_rows(found)}
+
+
+def test_a_part_is_cut_where_its_rows_take_too_much(tmp_path):
+    frame_bytes = 2 * 4
+    windows = [window(SAMPLE)] * 5
+    assert list(parts(tmp_path, *windows, most_bytes=1 << 20).values()) == [5]
+    found = parts(tmp_path, *windows, most_bytes=2 * frame_bytes)
+    assert list(found.values()) == [2, 2, 1]
+    assert parts(tmp_path, *windows, most_bytes=2 * frame_bytes) == found, (
+        "a task run twice names them the same"
+    )
+    assert list(parts(tmp_path, *windows, most_bytes=1).values()) == [1] * 5, "a window is never cut"
+
+
+def manifest(tmp_path, num_windows, length_s):
+    """Return slices that stand for so many windows; the first is there."""
+    found = [{"window_id": str(n), "start_s": 0.0, "end_s": length_s} for n in range(4)]
+    [first] = ledger.write_parts(str(tmp_path), found, rows.WINDOW)
+    return [first, Slice("elsewhere.parquet", 0, num_windows - 4)]
+
+
+@pytest.mark.parametrize(
+    ("num_windows", "length_s", "settings", "expected"),
+    [
+        (1000, 300.0, {}, 32),
+        (320_000, 30.0, {}, 32),
+        (1_000_000, 30.0, {}, 100),
+        (10_000_000, 30.0, {}, 1000),  # 123 kB each
+        (10_000_000, 300.0, {}, 109),  # as many as 128 MiB hold
+        (10_000_000, 3000.0, {}, 32),
+        (10_000_000, 30.0, {"part_mb": 16}, 135),
+        (10_000_000, 300.0, {"windows_per_part": 500}, 500),
+        (40, 300.0, {"windows_per_part": 1}, 1),
+    ],
+)
+def test_runs_of_many_windows_write_larger_parts(tmp_path, num_windows, length_s, settings, expected):
+    windows = manifest(tmp_path, num_windows, length_s)
+    assert sink.windows_per_part(SinkConfig(**settings), windows, 1.0, 1) == expected
