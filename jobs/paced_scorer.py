@@ -14,7 +14,7 @@ import numpy.typing as npt
 from actors.models import Device, ScorerEntry, ScorerFacts, embedded
 from pipeline.config import ScoreConfig
 
-PER_FRAME_S = 0.25
+PER_FRAME_S = 0.6
 Floats = npt.NDArray[np.float32]
 
 
