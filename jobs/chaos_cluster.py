@@ -21,10 +21,10 @@ QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "5000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "10000",
+    "RAY_health_check_failure_threshold": "5",
 }
-"""A dead node is found in seconds, not in half a minute."""
+"""A dead node is found in seconds, not in half a minute; one that is only slow is not taken for dead."""
 NODE_CPUS = 2
 STORE_BYTES = 150_000_000
 START_S = 90.0

@@ -1,6 +1,6 @@
 """`reelsift bench chaos` on a real S3 server: nothing is lost, doubled or changed, whatever is killed.
 
-`make chaos` makes it 30 runs and writes the report.
+`make chaos` makes 30 runs and writes the report; without a number of runs in the environment there are none.
 """
 
 import json
@@ -15,12 +15,13 @@ from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
 
-RUNS = int(os.environ.get("REELSIFT_CHAOS_RUNS", "2"))
+RUNS = int(os.environ.get("REELSIFT_CHAOS_RUNS", "0"))
 SEED = 73186
 """Of whose runs the first two kill a driver at two points, an actor and a machine, over a bad line."""
 
 
-@pytest.mark.timeout(120 + 90 * RUNS)
+@pytest.mark.skipif(not RUNS, reason="takes minutes; `make chaos` runs it, or REELSIFT_CHAOS_RUNS=2")
+@pytest.mark.timeout(300 + 120 * RUNS)
 def test_nothing_is_lost_whatever_is_killed(s3: Bucket, tmp_path):
     report = () if RUNS >= 30 else ("--report", tmp_path / "chaos.md")
     command = [sys.executable, "-m", "jobs", "bench", "chaos", "--s3", f"{s3.uri}/chaos", "--runs", RUNS]
@@ -29,7 +30,7 @@ def test_nothing_is_lost_whatever_is_killed(s3: Bucket, tmp_path):
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        said, _ = bench.communicate(timeout=100 + 90 * RUNS)
+        said, _ = bench.communicate(timeout=200 + 120 * RUNS)
     finally:
         bench.terminate()  # its cluster ends with it
         bench.wait(timeout=60)
@@ -38,9 +39,7 @@ def test_nothing_is_lost_whatever_is_killed(s3: Bucket, tmp_path):
     assert bench.returncode == 0
     figures = found["figures"]
     assert figures["runs"] == RUNS == len(found["rows"])
-    assert {
-        name: figures[name] for name in ("lost", "duplicated", "different", "leftovers", "unfinished")
-    } == dict.fromkeys(("lost", "duplicated", "different", "leftovers", "unfinished"), 0)
+    assert not any(figures[name] for name in ("lost", "duplicated", "different", "leftovers", "unfinished"))
     kinds = set(figures["kills_by_kind"])
     assert kinds & {"driver", "step"}
     assert kinds & {"scorer", "answerer", "loading"}
