@@ -34,8 +34,8 @@ bench: $(STAMP) ## measured comparisons: make bench ARGS="retrieval --media DIR 
 	$(BIN)/python -m jobs bench $(or $(ARGS),--help)
 
 chaos: $(STAMP) ## kill drivers, actors, tasks and machines over a bad S3 in 30 seeded runs; counts what is lost
-	REELSIFT_FAIL_ON_SKIP=1 REELSIFT_CHAOS_RUNS=30 $(BIN)/python -m pytest -s tests/integration/test_chaos.py \
-		tests/integration/test_commit_kills.py
+	REELSIFT_FAIL_ON_SKIP=1 REELSIFT_CHAOS_RUNS=30 REELSIFT_KILL_TRIES=10 $(BIN)/python -m pytest -s \
+		$(addprefix tests/integration/test_,kill.py compact.py commit_kills.py chaos.py)
 
 golden: $(STAMP) ## write the golden files anew; review the difference
 	$(BIN)/python -m tests.golden.regenerate
