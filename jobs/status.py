@@ -10,14 +10,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import ledger, store
+from pipeline import lease, ledger, store
 from pipeline.errors import ConfigError
 from pipeline.ledger import Run
 
 STAGES = {"videos": "files", "windows": "windows", "verdicts": ""}
 """What is counted, and the manifest that says how many there are to be; verdicts follow from the others."""
 STATES = {"stats.json": "done", "recovered.json": "cut short"}
-"""Files that a closed run has; of one that has neither, nobody knows whether it runs or was cut short."""
+"""Files that a closed run has; of one that has neither, the folder's lease says whether it runs."""
+RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ def read(out: str, run_id: str = "") -> dict[str, Any]:
             if name in counters and (at := commit.get("committed_s")):
                 times[name].append(at)
     state = next(
-        (name for file, name in STATES.items() if store.exists(store.join(run.folder, file))), "open"
-    )
+        (name for file, name in STATES.items() if store.exists(store.join(run.folder, file))), ""
+    ) or _open_state(run)
     every = [at for found in times.values() for at in found]
     return {
         "run_id": run.run_id,
@@ -101,6 +102,14 @@ def read(out: str, run_id: str = "") -> dict[str, Any]:
     }
 
 
+def _open_state(run: Run) -> str:
+    """Return what a run is that is not closed: who holds the folder knows, if it is this run."""
+    holder = lease.read(run.out)
+    if holder is None or holder.run_id != run.run_id:
+        return "cut short"
+    return f"{RUNNING} on {holder.host}" if lease.runs(holder) else "cut short"
+
+
 def lines(found: dict[str, Any], now_s: float) -> list[str]:
     """Return the report for people."""
     last_s = found["last_commit_s"]
@@ -112,7 +121,7 @@ def lines(found: dict[str, Any], now_s: float) -> list[str]:
         parts = [f"{stage.done:,}{of}", f"{stage.failed:,} failed"]
         if stage.per_s is not None:
             parts.append(f"{stage.per_s:.3g}/s")
-        if found["state"] == "open" and stage.left_s:
+        if found["state"].startswith(RUNNING) and stage.left_s:
             parts.append(f"about {_span(stage.left_s)} left")
         said.append(f"  {stage.name:9} {', '.join(parts)}")
     return said

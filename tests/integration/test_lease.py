@@ -5,17 +5,22 @@ What may not be written is said before anything is decoded.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from jobs.fault_proxy import Fault, FaultProxy
 from pipeline import lease, store
 from tests import videos
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.conftest import QUIET, ROOT, Finished
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
@@ -23,6 +28,40 @@ pytestmark = pytest.mark.needs_ceph
 QUERIES = [{"query_id": "bike", "kind": "find", "text": "a bicycle"}]
 NO_RAY = {"RAY_ADDRESS": "127.0.0.1:1"}
 """Nobody listens there: whoever decodes anything has another error."""
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start `reelsift ...` with a Ray of its own: its workers have the environment of the driver."""
+    folder = Path(tempfile.mkdtemp(prefix="rs3-", dir="/tmp"))  # short: socket paths are limited
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*args: object, **environment: str) -> "subprocess.Popen[str]":
+        merged = {**os.environ, **QUIET, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder), **environment}
+        if not environment.get("RAY_ADDRESS"):
+            merged.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-m", "jobs", *map(str, args)]
+        pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=merged, text=True, **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def reelsift(start) -> Callable[..., Finished]:
+    """Run `reelsift ...` to its end."""
+
+    def run(*args: object, **environment: str) -> Finished:
+        process = start(*args, **environment)
+        out, err = process.communicate(timeout=250)
+        return Finished(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+
+    return run
 
 
 @pytest.fixture
@@ -44,32 +83,17 @@ def elsewhere(out: str, number: int, **changes) -> lease.Holder:
 
 
 @pytest.mark.timeout(600)
-def test_two_drivers_on_one_bucket(s3: Bucket, ray_address, reelsift, clip, ask):
+def test_two_drivers_on_one_bucket(s3: Bucket, start, reelsift, clip, ask):
     out = store.join(s3.uri, "out")
-    arguments = ("answer", str(clip), str(ask(*QUERIES)), out)
-    first = subprocess.Popen(
-        [sys.executable, "-m", "jobs", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **QUIET, "RAY_ADDRESS": ray_address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        while lease.read(out) is None and first.poll() is None:
-            time.sleep(0.05)
-        second = reelsift(*arguments, **NO_RAY)
-        assert second.code == 3, second.err
-        for word in (
-            f"another driver writes to {out}",
-            f"process {first.pid} on ",
-            "Wait until it has finished",
-        ):
-            assert word in second.err
-        printed, err = first.communicate(timeout=150)
-    finally:
-        first.kill()
-        first.communicate()
+    arguments = ("answer", clip, ask(*QUERIES), out)
+    first = start(*arguments)
+    while lease.read(out) is None and first.poll() is None:
+        time.sleep(0.05)
+    second = reelsift(*arguments, **NO_RAY)
+    assert second.code == 3, second.err
+    for word in (f"another driver writes to {out}", f"process {first.pid} on ", "Wait until it has finished"):
+        assert word in second.err
+    printed, err = first.communicate(timeout=250)
     assert first.returncode == 0, err
     assert json.loads(printed.splitlines()[-1])["answers"] == 1
     _a_silent_driver_elsewhere_is_waited_for(out, reelsift, arguments)
@@ -137,3 +161,79 @@ def test_a_folder_that_may_not_be_written(reelsift, clip, ask):
         in done.err
     )
     assert "give another folder" in done.err
+
+
+@pytest.mark.timeout(600)
+def test_what_failed_is_done_again_when_it_is_asked_for(s3: Bucket, reelsift, clip, ask):
+    """B cannot be read while it is probed, c while it is answered; nothing about the objects changes."""
+    source, out = store.join(s3.uri, "in"), store.join(s3.uri, "out")
+    for name in "abc":
+        store.write_bytes(store.join(source, f"{name}.mp4"), (clip / "a.mp4").read_bytes())
+    line = FaultProxy(s3.server.endpoint)
+
+    def refuse(verb: str, path: str) -> Fault | None:
+        name = path.rpartition("/")[2]
+        is_closed = name == "b.mp4" or (name == "c.mp4" and _is_answering(out))
+        return Fault("refusal", code="AccessDenied", status=403) if is_closed and verb == "GET" else None
+
+    line.on_request = refuse
+    arguments = ("answer", f"{source}/", ask(*QUERIES), out)
+    broken = reelsift(*arguments, AWS_ENDPOINT_URL=line.address)
+    line.refuse()
+    assert broken.code == 0, broken.err
+    assert (broken.json["failed_videos"], broken.json["failed_answers"]) == (1, 1), broken.err
+    stands = reelsift(*arguments, **NO_RAY)
+    assert stands.code == 0, stands.err
+    assert "--retry-failed does them again" in stands.err
+    healed = reelsift(*arguments, "--retry-failed")
+    assert healed.code == 0, healed.err
+    assert "tried again: 1 failed videos, 1 failed answers; 2 verdicts are judged again" in healed.err
+    assert (healed.json["failed_videos"], healed.json["failed_answers"], healed.json["videos"]) == (0, 0, 3)
+    done = healed.json["this_run"]
+    assert (done["videos"], done["windows"], done["answers"], done["verdicts"]) == (1, 2, 2, 2)
+    nothing = reelsift(*arguments, "--retry-failed", **NO_RAY)
+    assert nothing.code == 0, nothing.err
+    assert "no failed rows to try again" in nothing.err
+
+
+def _is_answering(out: str) -> bool:
+    return any(
+        "/manifest/windows/" in entry.uri
+        for entry in store.list_files(store.join(out, "_run"), missing_ok=True)
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    if os.geteuid():
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.timeout(600)
+def test_a_full_disk_ends_the_run_and_space_lets_it_go_on(small_disk: Path, reelsift, clip, ask):
+    filler = small_disk / "filler"
+    filler.write_bytes(b"0" * ((1 << 20) - 72 * 1024))
+    arguments = ("answer", clip, ask(*QUERIES), small_disk / "out")
+    full = reelsift(*arguments)
+    assert full.code == 3, full.err
+    [line] = [line for line in full.err.splitlines() if line.startswith("reelsift: ")]
+    for word in (
+        "cannot write",
+        "No space left on device",
+        "found ",
+        "bytes free",
+        "expected room",
+        "free some space",
+    ):
+        assert word in line
+    filler.unlink()
+    done = reelsift(*arguments)
+    assert done.code == 0, done.err
+    assert done.json["answers"] == 1

@@ -1,11 +1,12 @@
 """How far a run is, from what it has committed."""
 
 import json
+import socket
 
 import pytest
 
 from jobs import status
-from pipeline import ledger, rows, sink, store
+from pipeline import lease, ledger, rows, sink, store
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.queries import Query
@@ -42,7 +43,10 @@ def test_a_run_on_its_way(out, monkeypatch, capsys):
     commit(run, "0", "1")
     commit(run, "2", "3", error="ProbeError")
     commit(run, "4", "5")
-    found = status.read(out)
+    monkeypatch.undo()
+    with lease.held(out, run.run_id):
+        found = status.read(out)
+    host = socket.gethostname()
     videos, windows, verdicts = found["stages"]
     # two of three commits' files came between the first and the last, 30 s apart
     assert videos == {
@@ -54,19 +58,18 @@ def test_a_run_on_its_way(out, monkeypatch, capsys):
     }
     assert (windows["done"], windows["total"], windows["per_s"]) == (0, None, None)
     assert verdicts["total"] is None
-    assert (found["state"], found["last_commit_s"]) == ("open", 130.0)
+    assert (found["state"], found["last_commit_s"]) == (f"running on {host}", 130.0)
     assert status.lines(found, 175.0)[:2] == [
-        f"run {run.run_id}: open, last commit 45 s ago",
+        f"run {run.run_id}: running on {host}, last commit 45 s ago",
         "  videos    6 of 12, 2 failed, 0.133/s, about 45 s left",
     ]
-    monkeypatch.undo()
     assert status.main([out]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {**found, "state": "cut short"}
 
 
 def test_a_run_that_has_just_begun_and_one_that_is_done(out):
     run = begun(out, 1)
-    assert status.lines(status.read(out), 0.0)[0] == f"run {run.run_id}: open, nothing committed yet"
+    assert status.lines(status.read(out), 0.0)[0] == f"run {run.run_id}: cut short, nothing committed yet"
     commit(run, "0")
     ledger.close_run(run, {})
     found = status.read(out, run.run_id)
