@@ -120,11 +120,12 @@ def print_end(stats: dict[str, Any]) -> None:
     """Print the closing table on stderr and the JSON line on stdout."""
     spent = stats["this_run"]
     lines = [
-        ("videos", f"{stats['videos']} ({stats['failed_videos']} failed{_cut_short(stats)})"),
+        ("videos", f"{stats['videos']} of {stats['found']} found ({stats['failed_videos']} failed{_cut_short(stats)})"),
         ("windows", f"{stats['windows']}{_seen(spent)}"),
         ("answers", f"{stats['answers']} = {stats['windows']} windows x {stats['queries']} queries"
                     f" ({stats['failed_answers']} failed)"),
-        ("verdicts", f"{stats['verdicts']} = {stats['found']} videos x {stats['queries']} queries"),
+        ("verdicts", f"{stats['verdicts']} = {stats['found']} videos x {stats['queries']} queries"
+                     f" ({stats['failed_verdicts']} failed)"),
         ("tokens", _tokens(stats)),
     ]  # fmt: skip
     if spent:

@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 
 from jobs import show
-from jobs.summary import check_conservation, failed_fraction, print_end, print_nothing_to_do
+from jobs.summary import check_conservation, failed_fraction, print_end, print_nothing_to_do, print_reopened
 from pipeline import rows, sink, store
 from pipeline.errors import JobError
+from pipeline.reopen import Reopened
 
 COUNTS = {
     "found": 3, "videos": 3, "failed_videos": 1, "windows": 4, "queries": 2, "answers": 8, "failed_answers": 1,
-    "verdicts": 6, "distinct_videos": 3, "distinct_answers": 8, "distinct_verdicts": 6,
+    "verdicts": 6, "failed_verdicts": 2, "distinct_videos": 3, "distinct_answers": 8, "distinct_verdicts": 6,
 }  # fmt: skip
 
 
@@ -131,3 +132,21 @@ def test_the_command_that_shows_the_failed_rows_works(tmp_path, capsys):
     assert "failed rows that stand and are not tried again: 2" in said
     assert show.main(shlex.split(said.partition("reelsift show ")[2])) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["a.mp4,a.mp4: broken", "b.mp4,b.mp4: broken"]
+
+
+def test_what_failed_and_what_was_found_stands_beside_every_count(capsys):
+    lines = closing_lines(capsys, this_run={})
+    assert lines["videos"].startswith("videos    3 of 3 found (1 failed")
+    assert lines["answers"] == "answers   8 = 4 windows x 2 queries (1 failed)"
+    assert lines["verdicts"].endswith("= 3 videos x 2 queries (2 failed)")
+
+
+def test_a_reopening_is_told_by_reason(capsys):
+    print_reopened(Reopened())
+    assert capsys.readouterr().err == "no failed rows to try again\n"
+    reasons = Counter({f"video: ProbeError: {number}": number for number in range(1, 8)})
+    print_reopened(Reopened(28, 0, 28, reasons))
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "tried again: 28 failed videos, 0 failed answers; 28 verdicts are judged again"
+    assert second == "  7 x video: ProbeError: 7"
+    assert last == "  3 for other reasons"
