@@ -241,7 +241,8 @@ def _write(args: Arguments, result: Mapping[str, Any]) -> None:
         "",
         *table(["figure", ""], [[name, str(value)] for name, value in figures.items()]),
         "",
-        "Seconds are counted from the start of the command `reelsift answer`, `zero_after_s` from its end.",
+        "Seconds are counted from the start of the command `reelsift answer`, `zero_after_s` from its end. Load"
+        f" average of this machine over the last minute of the run: {os.getloadavg()[0]:.0f}.",
         "",
         *table(["second", "machines from then on"], _steps(seen.changes)),
         "",
