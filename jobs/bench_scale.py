@@ -1,177 +1,275 @@
-"""Does memory stay flat over many windows, and do more actors change an answer? Clips copied until there are enough.
+"""How far does it scale? Costs measured on this machine, then 1 to 1,000 machines and ten million files simulated.
 
-Runs the main job on this machine's own Ray, once with one scoring actor and once with two. While it runs, the memory
-that each process holds for itself (USS, shared pages left out) is sampled; the report gives the highest value per kind
-of process in each quarter of the run. Then every table of both runs is compared, run ids and timings left out.
+Three runs of the real job come first. The first, on one set of videos with one decoding task and one scorer, gives the
+costs; the other two, on other videos with one and with two of both, are what the simulation must tell beforehand:
+measured_vs_simulated is the worse of their relative deviations. What others keep busy on the machine meanwhile is
+measured and taken from the simulated machine's cores.
+
+Then whole jobs are simulated. The bottleneck is what shortens the job of the most machines most when it costs nothing.
 """
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from jobs.bench_report import circumstances, list_files, table, write_report
+from jobs.bench_overhead import copied, repeated
+from jobs.bench_report import list_files, write_report
 from jobs.command_line import parse, require
+from jobs.scale import report
+from jobs.scale.measure import JobRun, bytes_per_s, commit_s, measure, run_job
+from jobs.scale.model import Cluster, Store, Stream
+from jobs.scale.simulation import simulate
+from jobs.scale.whole_job import Assumed, Costs, Settings, Whole, row, run, streams
 from pipeline.errors import JobError
 
 PROG = "reelsift bench scale"
-SAMPLE_EVERY_S = 0.5
-TIMINGS = ("run_id", "decode_s", "score_s", "answer_s", "probe_s")
-QUERIES = ("a car", "a rabbit", "a person in a street")
+NODES = (1, 10, 100, 1000)
+CLUSTER = Cluster(nodes=1, cores=32, boot_s=150.0, losses_per_h=0.05, bytes_per_s=1.5e9)
+STORE = Store(requests_per_s=5500.0)
+DEVIATION_BOUND = 0.15
+STEPS = 5
+"""Stages of the answer stream that a window goes through as a block."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure memory and repeatability over many windows."""
+    """Measure costs, simulate 1 to 1,000 machines."""
 
     media: Path
-    """Folder with clips to copy."""
-    copies: int = 8
-    """How often each clip is copied."""
-    window_s: float = 5.0
-    """Seconds of one window."""
+    """Folder with clips; half of them give the costs, the others the check."""
+    seconds: float = 40.0
+    """Each clip is repeated until it lasts so long."""
+    copies: int = 3
+    """How often each is copied."""
+    window_s: float = 20.0
+    """Seconds of one window in the measured runs."""
+    files: int = 10_000_000
+    """Files of the simulated archive."""
+    s3: str = ""
+    """Prefix in a bucket to measure commits in as well."""
+    costs: Path | None = None
+    """JSON file of costs to simulate with, instead of measuring; written by an earlier run with --keep."""
+    keep: Path | None = None
+    """JSON file to write the measured costs to."""
+    processes: int = 1
+    """Simulations at the same time."""
     report: Path | None = None
-    """Markdown file to write; the default is named after the machine and the day, in docs/benchmarks/."""
+    """Markdown file to write, the plot beside it; the default is docs/benchmarks/scale.md."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured point beside what was simulated for it."""
+
+    workers: int
+    windows: int
+    measured_s: float
+    simulated_s: float
+    foreign_cores: float
+
+    @property
+    def deviation(self) -> float:
+        """Relative to what was measured."""
+        return abs(self.simulated_s - self.measured_s) / self.measured_s
+
+
+@dataclass(frozen=True)
+class Case:
+    """One simulated job."""
+
+    name: str
+    nodes: int
+    costs: Costs
+    assumed: Assumed
+    settings: Settings
+    cluster: Cluster
+    store: Store
 
 
 def main(argv: list[str]) -> int:
-    """Run both jobs, compare them, write the report; the last stdout line is JSON.
+    """Measure, check, simulate, write the report; exit code 1 if the simulation does not tell the measured points.
 
     Raises:
         ConfigError: the arguments do not fit.
-        JobError: a job failed, or the two runs differ.
+        JobError: a run failed.
     """
-    args = parse(Arguments, argv, PROG)
+    args = parse(Arguments, argv, PROG, Arguments.__doc__)
     require("--copies", args.copies, at_least=1)
+    require("--seconds", args.seconds, above=0)
     require("--window-s", args.window_s, above=0)
-    clips = list_files("--media", args.media)
-    with tempfile.TemporaryDirectory(prefix="reelsift-scale-") as folder:
-        videos = Path(folder) / "videos"
-        for clip in clips:
-            for copy in range(args.copies):
-                (videos / f"copy{copy:03d}").mkdir(parents=True, exist_ok=True)
-                shutil.copy(clip, videos / f"copy{copy:03d}" / clip.name)
-        runs = [run_job(videos, Path(folder) / f"out{actors}", actors, args.window_s) for actors in (1, 2)]
-        digests = [digest(run["out"]) for run in runs]
-    if digests[0] != digests[1]:
-        msg = f"one and two scoring actors gave different rows: {digests[0]} and {digests[1]}"
-        raise JobError(msg)
-    _write(args, runs)
-    keep = ("actors", "windows", "wall_s", "memory_mb")
-    print(json.dumps({"equal": True, "runs": [{name: run[name] for name in keep} for run in runs]}))
-    return 0
+    require("--files", args.files, at_least=1000)
+    require("--processes", args.processes, at_least=1)
+    costs, checks, s3_s = read_costs(args.costs) if args.costs else measured(args)
+    if args.keep:
+        found = {"costs": asdict(costs), "checks": [asdict(check) for check in checks], "s3_commit_s": s3_s}
+        args.keep.write_text(json.dumps(found), encoding="utf-8")
+    cases = [
+        *by_nodes(costs, args.files), *what_ifs(costs, args.files), *other_settings(costs, args.files)
+    ]  # fmt: skip
+    with get_context("spawn").Pool(args.processes) as pool:
+        results = dict(zip([case.name for case in cases], pool.imap(simulate_case, cases), strict=True))
+    rows = [{"case": case.name, **row(case.nodes, results[case.name])} for case in cases]
+    most = results[f"{NODES[-1]} nodes"]
+    gains = {case.name: most.wall_s / results[case.name].wall_s for case in what_ifs(costs, args.files)}
+    bottleneck = max(gains, key=lambda name: gains[name])
+    worst = max((check.deviation for check in checks), default=None)
+    passed = worst is not None and worst <= DEVIATION_BOUND
+    figures = {
+        "efficiency_1000_nodes": round(most.efficiency, 4),
+        "bottleneck": bottleneck.removeprefix("no "),
+        "measured_vs_simulated": None if worst is None else round(worst, 4),
+    }
+    path = args.report or report.REPORT
+    plot = path.with_suffix(".png")
+    command = f"{PROG} --media DIR{' --s3 PREFIX' if args.s3 else ''} --files {args.files}"
+    lines = report.lines(command, costs, checks, s3_s, cases, results, figures, plot.name)
+    report.draw(cases, results, plot)
+    write_report("scale", lines, path)
+    print(json.dumps({"bench": "scale", "pass": passed, "figures": figures, "rows": rows}))
+    return 0 if passed else 1
 
 
-def run_job(videos: Path, out: Path, actors: int, window_s: float) -> dict[str, Any]:
-    """Run the job in its own process and sample the memory of everything it starts.
+def read_costs(path: Path) -> tuple[Costs, list[Check], float | None]:
+    """Return what an earlier run kept."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    costs: dict[str, Any] = {**found["costs"], "spread": tuple(found["costs"]["spread"])}
+    return Costs(**costs), [Check(**check) for check in found["checks"]], found["s3_commit_s"]
+
+
+def measured(args: Arguments) -> tuple[Costs, list[Check], float | None]:
+    """Return costs from one half of the clips, the check on the other half, and the time of a commit in the bucket.
 
     Raises:
-        JobError: the job failed; what it said.
+        JobError: a run failed, or there are fewer than two clips.
     """
-    command = [
-        sys.executable, "-m", "jobs", "answer", str(videos), str(out),
-        *(word for text in QUERIES for word in ("--query", text)),
-        "--window.length-s", str(window_s), "--score.pool.num-cpus", "0.2",
-        "--score.pool.min-size", str(actors), "--score.pool.max-size", str(actors),
-    ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as result:
-        job = subprocess.Popen(command, stdout=result, stderr=said, env=environment)
-        samples = _sample(job)
-        said.seek(0)
-        result.seek(0)
-        text = said.read()
-        if job.returncode:
-            msg = (
-                f"the job with {actors} scoring actors ended with exit code {job.returncode}: {text[-2000:]}"
-            )
+    with tempfile.TemporaryDirectory(prefix="reelsift-scale-") as name:
+        folder = Path(name)
+        clips = [clip for clip in list_files("--media", args.media) if clip.suffix in (".mp4", ".avi")]
+        if len(clips) < 2:
+            msg = f"--media {args.media}: found {len(clips)} clips in .mp4 or .avi, expected 2 or more; add some"
             raise JobError(msg)
-        stats = json.loads(result.read().strip().splitlines()[-1])
-    print(text, file=sys.stderr)
-    return {**stats, "actors": actors, "memory_mb": quarters(samples)}
+        long = [repeated(clip, folder, args.seconds) for clip in clips]
+        first = copied(long[::2], folder / "first", args.copies)
+        other = copied(long[1::2], folder / "other", args.copies + 1)
+        calibration = run_job(first, folder, 1, args.window_s)
+        costs = measure(calibration, folder, bytes_per_s(first, calibration.video_s))
+        told = [run_job(other, folder, workers, args.window_s) for workers in (1, 2)]
+        s3_s = commit_s(f"{args.s3.rstrip('/')}/{time.time_ns()}") if args.s3 else None
+    return costs, [check(calibration, one, costs.step_s) for one in told], s3_s
 
 
-def _sample(job: "subprocess.Popen[bytes]") -> list[tuple[float, str, float]]:
-    """Return (seconds since start, kind of process, MB of its own) until the job ends."""
+def check(calibration: JobRun, told: JobRun, step_s: float) -> Check:
+    """Return a measured point beside what the costs of another run say of it.
+
+    What the simulated stream leaves of the other run's time is the start of Ray and of its processes.
+    """
+    start_core_s = (calibration.wall_s - stream_s(calibration, calibration, step_s)) * room(calibration)
+    simulated_s = start_core_s / room(told) + stream_s(calibration, told, step_s)
+    return Check(told.workers, told.windows, told.wall_s, simulated_s, told.foreign_cores)
+
+
+def room(run: JobRun) -> float:
+    """Return the cores of this machine that others left."""
     import psutil
 
-    samples: list[tuple[float, str, float]] = []
+    return max(0.1, (psutil.cpu_count() or 1) - run.foreign_cores)
+
+
+def stream_s(calibration: JobRun, told: JobRun, step_s: float) -> float:
+    """Return the simulated time of the answer stream of a run, with the costs per window of another."""
+    import psutil
+
+    counted, cores = calibration.counted, psutil.cpu_count() or 1
+    work_s = counted["decode_cpu_s"] + counted["score_cpu_s"]
+    # the driver computes on the same cores: it keeps them from the windows
+    more = 1 + STEPS * step_s * calibration.windows / work_s
+    per_s = more / calibration.video_s
+    stream = Stream(
+        "answer",
+        items=told.windows,
+        items_per_unit=1,
+        first_s=per_s * counted["decode_cpu_s"] * told.video_s / told.windows,
+        second_s=per_s * counted["score_cpu_s"] * told.video_s / told.windows,
+        spread=calibration.spread,
+    )
+    machine = Cluster(
+        1, cores, first_slots=told.workers, second_slots=told.workers, core_speed=room(told) / cores
+    )
+    return simulate(stream, machine, Store()).wall_s
+
+
+def simulate_case(case: Case) -> Whole:
+    """Return what comes of one simulated job."""
     started = time.monotonic()
-    while job.poll() is None:
-        try:
-            family = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
-        except psutil.NoSuchProcess:
-            break
-        for process in family:
-            try:
-                kind = "driver" if process.pid == job.pid else _kind(process.cmdline())
-                samples.append((time.monotonic() - started, kind, process.memory_full_info().uss / 1e6))
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        time.sleep(SAMPLE_EVERY_S)
-    job.wait()
-    return samples
+    whole = run(case.costs, case.assumed, case.settings, case.cluster, case.store)
+    print(f"{case.name}: {whole.wall_s / 3600:.1f} h ({time.monotonic() - started:.0f} s)", file=sys.stderr)
+    return whole
 
 
-def _kind(command: list[str]) -> str:
-    """Return what a process of the job does, from its title: `ray::MapWorker(MapBatches(Scorer))` -> `Scorer`."""
-    title = " ".join(command)
-    for kind in ("Scorer", "AnswerActor"):
-        if kind in title:
-            return kind
-    return "task worker" if title.startswith("ray::") else "Ray itself"
+def by_nodes(costs: Costs, files: int) -> list[Case]:
+    """Return the job at the defaults on more and more machines."""
+    return [
+        Case(
+            f"{nodes} node{'s' * (nodes > 1)}", nodes, costs, Assumed(files=files), Settings(),
+            replace(CLUSTER, nodes=nodes), STORE,
+        )
+        for nodes in NODES
+    ]  # fmt: skip
 
 
-def quarters(samples: list[tuple[float, str, float]]) -> dict[str, list[int]]:
-    """Return the highest MB per kind of process in each quarter of the time."""
-    end_s = max((at_s for at_s, _, _ in samples), default=0.0) + 1e-9
-    highest: dict[str, list[float]] = defaultdict(lambda: [0.0] * 4)
-    for at_s, kind, mb in samples:
-        quarter = int(4 * at_s / end_s)
-        highest[kind][quarter] = max(highest[kind][quarter], mb)
-    return {kind: [round(mb) for mb in values] for kind, values in sorted(highest.items())}
-
-
-def digest(out: str) -> dict[str, str]:
-    """Return a checksum per table over its rows in a fixed order, run ids and timings left out."""
-    import hashlib
-
-    from pipeline import ledger, rows
-
-    found: dict[str, str] = {}
-    for name, schema in rows.TABLES.items():
-        columns = [column for column in schema.names if column not in TIMINGS]
-        lines = sorted(repr(row) for row in ledger.scan(out, name, columns))
-        found[name] = f"{len(lines)} rows {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
-    return found
-
-
-def _write(args: Arguments, runs: list[dict[str, Any]]) -> None:
-    """Write the report."""
-    lines = [
-        "# Scale: memory and repeatability over many windows",
-        "",
-        *circumstances(f"{PROG} --media DIR --copies {args.copies} --window-s {args.window_s:g}"),
-        "",
-        f"{args.copies} copies of the clips in one folder, windows of {args.window_s:g} s at 1 frame per second,"
-        f" {len(QUERIES)} questions. Highest memory of one process (USS, MB) per quarter of the run:",
-        "",
+def what_ifs(costs: Costs, files: int) -> list[Case]:
+    """Return the job on the most machines, each with one thing that costs nothing."""
+    base = by_nodes(costs, files)[-1]
+    free = base.assumed
+    return [
+        replace(base, name="no driver steps", costs=replace(costs, step_s=0.0)),
+        replace(
+            base,
+            name="no listing, planning and counting",
+            costs=replace(costs, list_s=0.0, plan_s=0.0, count_s=0.0),
+        ),
+        replace(base, name="no waiting for commits", cluster=replace(base.cluster, commits_at_once=100_000)),
+        replace(base, name="no limits of the store", store=Store(), assumed=replace(free, request_s=0.0)),
+        replace(base, name="no tail", costs=replace(costs, spread=(1.0,))),
+        replace(
+            base,
+            name="no lost or booting machines",
+            cluster=replace(base.cluster, losses_per_h=0.0, boot_s=0.0),
+        ),
     ]
-    rows = [
-        [f"{run['actors']}", f"{run['windows']}", f"{run['wall_s']:.0f}", kind, *map(str, values)]
-        for run in runs
-        for kind, values in run["memory_mb"].items()
-    ]
-    lines += table(["scorers", "windows", "wall s", "process", "1st", "2nd", "3rd", "4th quarter"], rows)
-    lines += ["", "All rows of both runs are equal bit for bit (run ids and timings left out)."]
-    is_usual = (args.copies, args.window_s) == (Arguments.copies, Arguments.window_s)
-    write_report(
-        "scale", lines, args.report, [] if is_usual else ["--copies or --window-s are not the usual ones"]
+
+
+def other_settings(costs: Costs, files: int) -> list[Case]:
+    """Return the job on the most machines with one setting changed."""
+    base = by_nodes(costs, files)[-1]
+    some = base.settings
+    stream = streams(costs, base.assumed, some)[1]
+    first, second = base.cluster.slots(stream)
+    return [
+        replace(base, name="16 commits at a time", cluster=replace(base.cluster, commits_at_once=16)),
+        replace(base, name="bundles of 32 windows behind scoring", settings=replace(some, bundle=32)),
+        replace(base, name="256 windows per part", settings=replace(some, windows_per_part=256)),
+        replace(base, name="256 windows per task", settings=replace(some, windows_per_task=256)),
+        replace(base, name="2,000,000 answers per shard", settings=replace(some, answers_per_shard=2_000_000)),
+        replace(base, name="16 prefixes", store=replace(STORE, prefixes=16)),
+        replace(
+            base, name="half the scorers",
+            cluster=replace(base.cluster, first_slots=first, second_slots=max(1, second // 2)),
+        ),
+        *(jobs_side_by_side(base, jobs) for jobs in (16, 64)),
+    ]  # fmt: skip
+
+
+def jobs_side_by_side(base: Case, jobs: int) -> Case:
+    """Return one of so many jobs that share the archive, the machines and the bucket evenly; all are alike."""
+    return replace(
+        base,
+        name=f"{jobs} jobs, each with a share of the archive",
+        assumed=replace(base.assumed, files=base.assumed.files // jobs),
+        cluster=replace(base.cluster, nodes=max(1, base.cluster.nodes // jobs)),
     )
