@@ -64,9 +64,10 @@ class Assumed:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the flow cuts work; the defaults are those of jobs/flow.py and pipeline/config.py."""
+    """How the flow cuts work; the defaults are those of jobs/flow.py, but for parts."""
 
     windows_per_part: int = 32
+    """Large runs make larger parts (pipeline/sink.py); not simulated by default."""
     windows_per_task: int = 0
     """0 = as the flow has it for so many."""
     bundle: int = 1
