@@ -43,6 +43,8 @@ MAX_FILES = 4096
 """In one merged file: their names are in one note."""
 RANGE_BYTES, MAX_RANGES = 1 << 22, 32
 """Of old files, for one range of ids: the rows of one are sorted in memory."""
+HELD_BYTES = 1 << 24
+"""Of rows that are cut into ranges at a time, before compression."""
 ORDER = ("video_id", "version", "start_s", "wanted_s", "query_id")
 """Columns that rows are sorted by, as far as a table has them."""
 AHEAD, AHEAD_BYTES = 8, 1 << 26
@@ -226,13 +228,21 @@ def _sorted_ranges(files: Mapping[str, int], schema: pa.Schema, num_rows: list[i
 
 
 def _row_groups(files: Mapping[str, int], num_rows: list[int]) -> Iterator[pa.Table]:
-    """Yield the rows of files in turn."""
+    """Yield the rows of files in turn, many small row groups at a time."""
+    held: list[pa.Table] = []
+    held_bytes = 0
     for uri, content in _contents(files):
         with _readable(uri):
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
             num_rows.append(file.metadata.num_rows)
             for number in range(file.num_row_groups):
-                yield file.read_row_group(number)
+                held.append(file.read_row_group(number))
+                held_bytes += held[-1].nbytes
+                if held_bytes >= HELD_BYTES:
+                    yield pa.concat_tables(held)
+                    held, held_bytes = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 @contextlib.contextmanager
