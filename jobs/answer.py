@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import tyro
@@ -245,10 +246,10 @@ def _execute(
     meter: Any,
 ) -> "Counter[str]":
     """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
-    from jobs import cluster
+    from jobs import cluster, observe
 
     counters: Counter[str] = Counter()
-    with cluster.connected():
+    with cluster.connected(), observe.observed(run.run_id) as watch:
         from jobs import flow, placement, routing
         from pipeline import answered, ledger, rows
         from pipeline.isolation import Reader
@@ -264,28 +265,33 @@ def _execute(
             config, queries, run, reader, plan.scorer, plan.scorer_facts,
             plan.answerer, plan.answerer_facts, plan.aggregate,
         )  # fmt: skip
+        commit = partial(_commit_all, run, held, watch)
         if files:
-            counters.update(_commit_all("probe", flow.probe_archive(job, place, files), run, held))
+            probed = flow.probe_archive(job, place, files)
+            counters.update(commit("probe", probed, _num_rows(files)))
         open_windows = answered.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
             routes = plan.routes or routing.decide(
                 plan.router, plan.router_facts, job, plan.models, place.answerer
             )
-            counters.update(
-                _commit_all("answer", flow.answer_archive(job, place, routes, windows), run, held)
-            )
+            answers = flow.answer_archive(job, place, routes, windows)
+            counters.update(commit("answer", answers, _num_rows(windows)))
         num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
-        counters.update(
-            _commit_all("judge", flow.reduce_archive(job, place, num_answers, found, judged), run, held)
-        )
+        num_verdicts = None if len(judged) else len(found) * len(queries)
+        shards = flow.reduce_archive(job, place, num_answers, found, judged)
+        counters.update(commit("judge", shards, num_verdicts))
         meter.stop()
     return counters
 
 
-def _commit_all(name: str, parts: Any, run: Any, held: Any) -> "Counter[str]":
-    """Commit parts as the stream delivers them; return the sum of their counters.
+def _num_rows(slices: list[Any]) -> int:
+    return sum(piece.stop - piece.start for piece in slices)
+
+
+def _commit_all(run: Any, held: Any, watch: Any, name: str, parts: Any, total: int | None) -> "Counter[str]":
+    """Commit parts as the stream delivers them, for `total` rows in all; return the sum of their counters.
 
     Raises:
         JobError: what a stage raised, without Ray's wrapping.
@@ -295,13 +301,15 @@ def _commit_all(name: str, parts: Any, run: Any, held: Any) -> "Counter[str]":
     from jobs.parts import as_staged
     from pipeline import ledger
 
-    print(f"{name}:", file=sys.stderr)
     counters: Counter[str] = Counter()
     started = time.monotonic()
     try:
-        for part in as_staged(parts):
-            ledger.commit(run, part, held.check)
-            counters.update(json.loads(part["counters"]))
+        with watch.stream_of(name, total):
+            for part in as_staged(parts):
+                ledger.commit(run, part, held.check)
+                counted = json.loads(part["counters"])
+                counters.update(counted)
+                watch.committed(counted)
     except JobError:
         raise
     except Exception as error:

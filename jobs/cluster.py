@@ -106,7 +106,7 @@ def _settle() -> None:
     """Set what every dataset of this process runs with."""
     from ray.data import DataContext
 
-    from jobs.progress import Progress
+    from jobs import ray_stages
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
@@ -115,4 +115,4 @@ def _settle() -> None:
     context.target_max_block_size = 32 << 20
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.max_errored_blocks = 0  # errors travel as rows; what still raises is a bug and must stop the run
-    context.custom_execution_callback_classes = [Progress]
+    ray_stages.watch(context)

@@ -12,6 +12,6 @@ from pipeline.rows import Row
 
 
 def as_staged(stream: Any) -> Iterator[Row]:
-    """Yield the parts (rows.PART) of a dataset while it runs, each when it has been staged."""
+    """Yield the rows of a dataset, parts mostly (rows.PART), while it runs: each when it has been staged."""
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from rows.to_rows(table)

@@ -1,44 +1,29 @@
 """`reelsift status OUT`: how far a run is, read from what it has committed; from any machine, without Ray.
 
-Reading costs one small file per commit of the run, never the tables.
+Reading costs one small file per commit of the run, never the tables; watching, one per commit since the last look.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+from jobs.display import Terminal, display_on
+from jobs.progress import Pace, Stage, left_s, span, stage_lines
 from pipeline import lease, ledger, store
 from pipeline.errors import ConfigError
 from pipeline.ledger import Run
 
-STAGES = {"videos": "files", "windows": "windows", "verdicts": ""}
-"""What is counted, and the manifest that says how many there are to be; verdicts follow from the others."""
+STAGES = {"videos": "files", "windows": "windows", "answers": "", "verdicts": ""}
+"""What is counted, as the lines of a running job call it, and the manifest that says how many there are to be."""
 STATES = {"stats.json": "done", "recovered.json": "cut short"}
 """Files that a closed run has; of one that has neither, the folder's lease says whether it runs."""
 RUNNING = "running"
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """How far one stage of a run is."""
-
-    name: str
-    done: int
-    failed: int
-    total: int | None
-    """None = it is not known yet."""
-    per_s: float | None
-    """Between the first and the last commit; None = fewer than two."""
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds that the rest takes at the rate so far."""
-        if self.total is None or not self.per_s:
-            return None
-        return max(0, self.total - self.done) / self.per_s
+WATCH_S = 10.0
+"""Seconds between two looks, unless told."""
 
 
 def main(argv: list[str]) -> int:
@@ -51,16 +36,26 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="reelsift status", description=__doc__)
     parser.add_argument("out", metavar="OUT", help="output folder of a job, local or s3://")
     parser.add_argument("--run", default="", help="run id (default: the latest)")
+    parser.add_argument(
+        "--watch", nargs="?", type=float, const=WATCH_S, metavar="SECONDS",
+        help=f"look again every so many seconds (default: {WATCH_S:g}) until the run is closed",
+    )  # fmt: skip
     given = parser.parse_args(argv)
-    found = read(given.out, given.run)
-    for line in lines(found, time.time()):
-        print(line)
+    if given.watch is not None and given.watch <= 0:
+        msg = f"--watch: found {given.watch:g}, expected more than 0 seconds"
+        raise ConfigError(msg)
+    tally = Tally(find_run(given.out, given.run))
+    found = tally.look()
+    if given.watch is None:
+        print("\n".join(lines(found, time.time())))
+    else:
+        found = _watch(tally, given.watch)
     print(json.dumps(found))
     return 0
 
 
-def read(out: str, run_id: str = "") -> dict[str, Any]:
-    """Return what a run has committed so far, and of what.
+def find_run(out: str, run_id: str = "") -> Run:
+    """Return a run of an output folder, the latest if none is named.
 
     Raises:
         ConfigError: no such run.
@@ -72,34 +67,78 @@ def read(out: str, run_id: str = "") -> dict[str, Any]:
         raise ConfigError(
             f"{msg} `reelsift answer`{', with one of ' + ', '.join(known[-3:]) if known else ''}"
         )
-    run = Run(out, run_id or known[-1])
-    counts: Counter[str] = Counter()
-    times: dict[str, list[float]] = {name: [] for name in STAGES}
-    for commit in ledger.commits(run):
-        counters = json.loads(commit["counters"])
-        counts.update(counters)
-        for name in STAGES:
-            if name in counters and (at := commit.get("committed_s")):
-                times[name].append(at)
-    state = next(
-        (name for file, name in STATES.items() if store.exists(store.join(run.folder, file))), ""
-    ) or _open_state(run)
-    every = [at for found in times.values() for at in found]
-    return {
-        "run_id": run.run_id,
-        "state": state,
-        "last_commit_s": max(every, default=None),
-        "stages": [
-            {
-                "name": name,
-                "done": counts[name],
-                "failed": counts[f"failed_{name}"],
-                "total": ledger.manifest_rows(run, of) if of else None,
-                "per_s": _rate(counts[name], times[name]),
-            }
-            for name, of in STAGES.items()
-        ],
-    }
+    return Run(out, run_id or known[-1])
+
+
+def read(out: str, run_id: str = "") -> dict[str, Any]:
+    """Return what a run has committed so far, and of what.
+
+    Raises:
+        ConfigError: no such run.
+        StoreError: the folder or bucket cannot be read.
+    """
+    return Tally(find_run(out, run_id)).look()
+
+
+class Tally:
+    """Adds up what a run commits; each look reads what is new."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.counts: Counter[str] = Counter()
+        self.known: set[str] = set()
+        self.steps: list[tuple[float, Mapping[str, int]]] = []
+        """When a part was committed, and its counters of STAGES."""
+        self.totals: dict[str, int | None] = {}
+
+    def look(self) -> dict[str, Any]:
+        """Return what the run has committed by now, and of what.
+
+        Raises:
+            StoreError: the folder or bucket cannot be read.
+        """
+        # first: whoever finds it closed has then read all that it committed
+        state = next(
+            (name for file, name in STATES.items() if store.exists(store.join(self.run.folder, file))), ""
+        ) or _open_state(self.run)
+        for part in ledger.commits(self.run, self.known):
+            counters = json.loads(part["counters"])
+            self.known.add(part["part_id"])
+            self.counts.update(counters)
+            if at_s := part.get("committed_s"):
+                self.steps.append((at_s, {name: counters[name] for name in STAGES if name in counters}))
+        self.steps.sort(key=lambda step: step[0])
+        return {
+            "run_id": self.run.run_id,
+            "state": state,
+            "last_commit_s": self.steps[-1][0] if self.steps else None,
+            "stages": [
+                {
+                    "name": name,
+                    "done": self.counts[name],
+                    "failed": self.counts[f"failed_{name}"],
+                    "total": self._total(of) if of else None,
+                    "per_s": self._per_s(name),
+                }
+                for name, of in STAGES.items()
+            ],
+        }
+
+    def _total(self, of: str) -> int | None:
+        """Return how many rows a manifest has; None = it is not written down yet."""
+        if self.totals.get(of) is None:
+            self.totals[of] = ledger.manifest_rows(self.run, of)
+        return self.totals[of]
+
+    def _per_s(self, name: str) -> float | None:
+        """Return how fast a stage was lately when it committed last; None = it is not known yet."""
+        pace, done = Pace(), 0
+        for at_s, counters in self.steps:
+            if name in counters:
+                done += counters[name]
+                pace.add(at_s, done)
+        per_s = pace.per_s()
+        return None if per_s is None else round(per_s, 6)
 
 
 def _open_state(run: Run) -> str:
@@ -110,34 +149,36 @@ def _open_state(run: Run) -> str:
     return f"{RUNNING} on {holder.host}" if lease.runs(holder) else "cut short"
 
 
-def lines(found: dict[str, Any], now_s: float) -> list[str]:
-    """Return the report for people."""
+def is_running(found: dict[str, Any]) -> bool:
+    """Return whether a run that was looked at goes on."""
+    return found["state"].startswith(RUNNING)
+
+
+def lines(
+    found: dict[str, Any], now_s: float, width: int | None = None, *, colour: bool = False
+) -> list[str]:
+    """Return the report for people: how the run stands, and a line per stage as a running job has it."""
     last_s = found["last_commit_s"]
-    since = "nothing committed yet" if last_s is None else f"last commit {_span(now_s - last_s)} ago"
-    said = [f"run {found['run_id']}: {found['state']}, {since}"]
-    for values in found["stages"]:
-        stage = Stage(**values)
-        of = "" if stage.total is None else f" of {stage.total:,}"
-        parts = [f"{stage.done:,}{of}", f"{stage.failed:,} failed"]
-        if stage.per_s is not None:
-            parts.append(f"{stage.per_s:.3g}/s")
-        if found["state"].startswith(RUNNING) and stage.left_s:
-            parts.append(f"about {_span(stage.left_s)} left")
-        said.append(f"  {stage.name:9} {', '.join(parts)}")
-    return said
+    since = "nothing committed yet" if last_s is None else f"last commit {span(now_s - last_s)} ago"
+    stages = [Stage(**values, is_committed=True) for values in found["stages"]]
+    head = f"run {found['run_id']}: {found['state']}, {since}"
+    if is_running(found) and (rest_s := left_s(stages)):
+        head += f", about {span(rest_s)} left"
+    return [head[:width], *stage_lines(stages, width, bar=colour, colour=colour)]
 
 
-def _rate(done: int, times_s: list[float]) -> float | None:
-    """Return how many came per second; the first commit's are not counted: when their work began is not known."""
-    if len(times_s) < 2 or max(times_s) <= min(times_s):
-        return None
-    return round(done * (len(times_s) - 1) / len(times_s) / (max(times_s) - min(times_s)), 6)
-
-
-def _span(seconds: float) -> str:
-    """Return a length of time in the two units that matter."""
-    whole = max(0, round(seconds))
-    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {below}"
-    return f"{whole} s"
+def _watch(tally: Tally, every_s: float) -> dict[str, Any]:
+    """Print how far a run is, again and again, until it is closed or Ctrl-C; return what was found last."""
+    display = display_on(sys.stdout)
+    while True:
+        found = tally.look()
+        if isinstance(display, Terminal):
+            display.draw(lines(found, time.time(), display.columns, colour=display.colour))
+        else:
+            print("\n".join(lines(found, time.time())), flush=True)
+        if not is_running(found):
+            return found
+        try:
+            time.sleep(every_s)
+        except KeyboardInterrupt:
+            return found

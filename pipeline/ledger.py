@@ -19,7 +19,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -251,9 +251,12 @@ def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> Non
     _publish(run, part)
 
 
-def commits(run: Run) -> Iterator[Row]:
-    """Yield what a run has committed: rows.PART, and when in `committed_s` (seconds since 1970)."""
-    return records.read(store.join(run.folder, "commits"))
+def commits(run: Run, known: Container[str] = ()) -> Iterator[Row]:
+    """Yield what a run has committed: rows.PART, and when in `committed_s` (seconds since 1970).
+
+    Parts whose `part_id` is among the known ones are left out.
+    """
+    return records.read(store.join(run.folder, "commits"), known)
 
 
 def manifest_rows(run: Run, of: str) -> int | None:

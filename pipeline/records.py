@@ -8,7 +8,7 @@ once.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from pipeline import store, store_bulk
@@ -17,22 +17,23 @@ Record = dict[str, Any]
 FOLDED = "all.jsonl"
 
 
-def read(folder: str) -> Iterator[Record]:
-    """Yield each record of a folder once.
+def read(folder: str, known: Container[str] = ()) -> Iterator[Record]:
+    """Yield each record of a folder once; parts whose id is among the known ones are left out, single ones unread.
 
     Raises:
         StoreError: the folder cannot be read.
     """
     seen: set[str] = set()
-    yield from _folded(folder, seen)
+    yield from (record for record in _folded(folder, seen) if record["part_id"] not in known)
     if seen:
         return  # single ones beside it are in it
     for uri in _single(folder):
-        if store.exists(uri):
+        if uri.rpartition("/")[2].removesuffix(".json") not in known and store.exists(uri):
             record: Record = json.loads(store.read_bytes(uri))
             seen.add(record["part_id"])
             yield record
-    yield from _folded(folder, seen)  # what was folded meanwhile
+    # what was folded meanwhile
+    yield from (record for record in _folded(folder, seen) if record["part_id"] not in known)
 
 
 def fold(folder: str) -> int:

@@ -11,7 +11,8 @@ run is over (compact.py).
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -108,7 +109,7 @@ def stage_videos(staging: str, run_id: str, table: pa.Table) -> pa.Table:
     videos = pa.table([columns.get(name, table[name]) for name in rows.VIDEOS.names], schema=rows.VIDEOS)
     counters = {
         "videos": len(videos),
-        "failed_videos": sum(1 for found in table["error_type"].to_pylist() if found),
+        **_failed("videos", table["error_type"].to_pylist()),
         **{name: sum(table[name].to_pylist()) for name in PROBING},
     }
     part = stage_part(staging, {"videos": videos}, table["video_id"].to_pylist(), counters)
@@ -153,12 +154,12 @@ def _stage_windows(staging: str, run_id: str, scorer: str, windows: Sequence[Row
             frames += _frames(window, run_id, scorer)
     counters = {
         "windows": len(windows),
-        "failed_windows": sum(1 for window in windows if window["error_type"]),
+        **_failed("windows", (window["error_type"] for window in windows)),
         "windows_from_index": sum(
             1 for window in windows if window["frames_uri"] and not window["error_type"]
         ),
         "answers": len(answers),
-        "failed_answers": sum(1 for answer in answers if answer["error_type"]),
+        **_failed("answers", (answer["error_type"] for answer in answers)),
         "frames_planned": sum(window["frames_planned"] for window in windows),
         "frames_seen": sum(len(window["pts_s"]) for window in windows),
         "frames_stale": _count(windows, "stale"),
@@ -185,7 +186,7 @@ def stage_verdicts(staging: str, run_id: str, verdicts: Sequence[Row]) -> Row:
     """Stage verdicts (rows.VERDICTS) as one part; return its rows.PART row."""
     counters = {
         "verdicts": len(verdicts),
-        "failed_verdicts": sum(1 for row in verdicts if row["error_type"]),
+        **_failed("verdicts", (row["error_type"] for row in verdicts)),
     }
     names = [f"{row['video_id']}-{row['version']}:{row['query_id']}" for row in verdicts]
     stamped = [{**row, "run_id": run_id} for row in verdicts]
@@ -194,6 +195,15 @@ def stage_verdicts(staging: str, run_id: str, verdicts: Sequence[Row]) -> Row:
 
 def _tables(**content: list[Row]) -> dict[str, pa.Table]:
     return {table: rows.to_table(found, rows.TABLES[table]) for table, found in content.items()}
+
+
+def _failed(table: str, error_types: Iterable[str]) -> dict[str, int]:
+    """Return the counters of failed rows: of all, and of each type of error."""
+    by_type = Counter(found for found in error_types if found)
+    return {
+        f"failed_{table}": by_type.total(),
+        **{f"failed_{table}/{name}": n for name, n in by_type.items()},
+    }
 
 
 def _count(windows: Sequence[Row], quality: str) -> int:

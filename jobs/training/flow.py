@@ -17,13 +17,13 @@ from ray.train.torch import TorchTrainer
 
 from jobs.failures import unwrapped
 from jobs.flow import DECODING, LIGHT, actors, on_rows
+from jobs.parts import as_staged
 from jobs.placement import Seat
 from jobs.training.labeller import Labeller
 from jobs.training.loop import read_checkpoint
 from jobs.training.settings import PolicyConfig, RoutersConfig
 from jobs.training.states import StateReader, read_states
 from jobs.training.tables import LOOKED
-from pipeline import rows
 from pipeline.errors import ConfigError, JobError
 from pipeline.rows import Row
 
@@ -92,11 +92,9 @@ def run(dataset: Dataset) -> tuple[int, int]:
     """
     written = failed = 0
     try:
-        # what is fetched ahead would be told only when the part behind it is there
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for done in rows.to_rows(table):
-                written, failed = written + done["rows"], failed + done["failed"]
-                logger.info("%s: %d rows, %d failed", done["part"], done["rows"], done["failed"])
+        for done in as_staged(dataset):
+            written, failed = written + done["rows"], failed + done["failed"]
+            logger.info("%s: %d rows, %d failed", done["part"], done["rows"], done["failed"])
     except JobError:
         raise
     except Exception as error:

@@ -47,7 +47,7 @@ def test_a_run_on_its_way(out, monkeypatch, capsys):
     with lease.held(out, run.run_id):
         found = status.read(out)
     host = socket.gethostname()
-    videos, windows, verdicts = found["stages"]
+    videos, windows, _, verdicts = found["stages"]
     # two of three commits' files came between the first and the last, 30 s apart
     assert videos == {
         "name": "videos",
@@ -60,8 +60,8 @@ def test_a_run_on_its_way(out, monkeypatch, capsys):
     assert verdicts["total"] is None
     assert (found["state"], found["last_commit_s"]) == (f"running on {host}", 130.0)
     assert status.lines(found, 175.0)[:2] == [
-        f"run {run.run_id}: running on {host}, last commit 45 s ago",
-        "  videos    6 of 12, 2 failed, 0.133/s, about 45 s left",
+        f"run {run.run_id}: running on {host}, last commit 45 s ago, about 45 s left",
+        "  videos    50 %  6/12  8.0/min  45 s left  2 failed",
     ]
     assert status.main([out]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {**found, "state": "cut short"}
@@ -75,7 +75,7 @@ def test_a_run_that_has_just_begun_and_one_that_is_done(out):
     found = status.read(out, run.run_id)
     assert found["state"] == "done"
     assert status.lines(found, found["last_commit_s"] + 3700)[:2] == [
-        f"run {run.run_id}: done, last commit 1 h 1 min ago", "  videos    1 of 1, 0 failed"
+        f"run {run.run_id}: done, last commit 1 h 1 min ago", "  videos    100 %  1/1"
     ]  # fmt: skip
 
 
@@ -94,6 +94,46 @@ def test_a_run_that_was_cut_short(out):
     commit(run, "0")
     begun(out, 1)
     assert status.read(out, run.run_id)["state"] == "cut short"
+
+
+def test_only_the_latest_commits_say_how_fast_it_is(out, monkeypatch):
+    times_s = [0.0, 100.0, *(10_000.0 + 10 * number for number in range(8)), 10_075.0]
+    clock = iter(times_s)
+    run = begun(out, 20)
+    monkeypatch.setattr(ledger.time, "time", lambda: next(clock))
+    for number in range(len(times_s)):
+        commit(run, str(number))
+    assert status.read(out)["stages"][0]["per_s"] == pytest.approx(7 / 65, abs=1e-6)
+
+
+def test_watching_reads_each_commit_once_and_ends_with_the_run(out, monkeypatch, capsys):
+    run = begun(out, 2)
+    commit(run, "0")
+    reads = []
+    read = store.read_bytes
+    monkeypatch.setattr(store, "read_bytes", lambda uri: reads.append(uri) or read(uri))
+    naps = iter([lambda: commit(run, "1"), lambda: ledger.close_run(run, {})])
+    monkeypatch.setattr(status.time, "sleep", lambda _seconds: next(naps)())
+    with lease.held(out, run.run_id):
+        assert status.main([out, "--watch", "5"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[3] for line in said if line.startswith("  videos")] == ["1/2", "2/2", "2/2"]
+    assert json.loads(said[-1])["state"] == "done"
+    assert len([uri for uri in reads if "/commits/" in uri]) == 2
+
+
+def test_watching_ends_with_ctrl_c(out, monkeypatch, capsys):
+    run = begun(out, 2)
+
+    def interrupted(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", interrupted)
+    with lease.held(out, run.run_id):
+        assert status.main([out, "--watch"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"].startswith("running on")
+    with pytest.raises(ConfigError, match="more than 0"):
+        status.main([out, "--watch", "0"])
 
 
 @pytest.mark.parametrize(("run_id", "says"), [("", "found no run"), ("other", "found no run 'other'")])

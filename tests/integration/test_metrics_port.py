@@ -1,0 +1,117 @@
+"""What Prometheus finds on Ray's metrics port is what the run itself says of what it did."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from jobs import metrics
+from tests.integration.conftest import QUIET, RAY, free_ports, wait_for_ray
+from tests.unit.test_metrics import OF_RAY
+
+EXACT = {
+    "reelsift_videos": "videos", "reelsift_windows": "windows", "reelsift_answers": "answers",
+    "reelsift_verdicts": "verdicts", "reelsift_frames": "frames_seen", "reelsift_tokens_dense": "tokens_dense",
+    "reelsift_tokens_used": "tokens_used",
+}  # fmt: skip
+
+NEVER_HERE = ("reelsift_tokens_dense", "reelsift_tokens_used", "reelsift_read_bytes")
+"""Nought without a language model and a bucket: a counter that never grew is not exported."""
+
+
+@pytest.fixture
+def head():
+    """A Ray head with a metrics port that is known: its address, and where to scrape."""
+    folder = Path(f"/tmp/rsm{os.getpid()}")
+    port, metrics_port = free_ports(2)
+    start = [RAY, "start", "--head", f"--port={port}", "--num-cpus=3", "--include-dashboard=false", "--block",
+             f"--temp-dir={folder}", f"--metrics-export-port={metrics_port}", "--labels=role=decode"]  # fmt: skip
+    process = subprocess.Popen(
+        start, env={**os.environ, **QUIET, "RAY_metrics_report_interval_ms": "1000"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for_ray(f"127.0.0.1:{port}", process)
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def scrape(url):
+    """Return every sample: name, labels, value."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return [
+            (sample.name, sample.labels, sample.value) for family in families for sample in family.samples
+        ]
+
+
+def test_the_numbers_are_those_of_the_run(reelsift, head, clips, tmp_path):
+    address, url = head
+    done = reelsift(
+        "answer", clips, tmp_path / "out", "--query", "a car", "--query", "a rabbit",
+        "--window.length-s", "2", "--sink.windows-per-part", "2", RAY_ADDRESS=address,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = done.json
+    _check_lines(done.err, run)
+    deadline = time.monotonic() + 30
+    while True:  # what the driver counted last is on its way for a moment
+        ours = [sample for sample in scrape(url) if sample[1].get("run_id") == run["run_id"]]
+        found: Counter[str] = Counter()
+        for name, _, value in ours:
+            found[name] += value
+        if found["ray_reelsift_verdicts_total"] == run["verdicts"] or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    spent = run["this_run"]
+    assert {name: found[f"ray_{name}_total"] for name in EXACT} == {
+        n: spent.get(c, 0) for n, c in EXACT.items()
+    }
+    seconds = metrics.COUNTERS["reelsift_stage_seconds"].counters
+    for counter, stage in seconds.items():
+        [value] = [
+            v for n, tags, v in ours if n == "ray_reelsift_stage_seconds_total" and tags["stage"] == stage
+        ] or [0]
+        assert value == pytest.approx(spent.get(counter, 0), rel=1e-6), stage
+    failures = {(t["table"], t["reason"]): v for n, t, v in ours if n == "ray_reelsift_failures_total"}
+    assert failures[("videos", "ProbeError")] == run["failed_videos"] == 1
+    commits = list((tmp_path / "out" / "_run" / run["run_id"] / "commits").iterdir())
+    assert found["ray_reelsift_commits_total"] == len(commits) > 3
+    rows = {tags["stage"]: v for n, tags, v in ours if n == "ray_reelsift_stage_rows"}
+    expected = {tags["stage"]: v for n, tags, v in ours if n == "ray_reelsift_stage_rows_expected"}
+    assert rows["windows"] == expected["windows"] == expected["sample"] == spent["windows"]
+    assert rows["videos"] == expected["videos"] == rows["probe"] == 4
+    # what a dashboard may ask for is really there
+    names = {name: tags for name, tags, _ in scrape(url)}
+    served = {name for name in metrics.exported() if name in names}
+    assert metrics.exported().keys() - served <= {f"ray_{name}_total" for name in NEVER_HERE}
+    for name in served:
+        assert {*metrics.exported()[name]} <= names[name].keys()
+    for name, labels in OF_RAY.items():
+        assert labels <= names[name].keys()
+
+
+def _check_lines(err, run):
+    """What people read in the same run's log."""
+    assert "\x1b" not in err
+    assert "\r" not in err
+    said = err.splitlines()
+    [videos] = [line for line in said if line.startswith("  videos ") and "%" in line]
+    assert videos.split()[:4] == ["videos", "100", "%", "4/4"]
+    assert videos.endswith("1 failed")
+    last = max(number for number, line in enumerate(said) if line.startswith("answer: "))
+    block = said[last : last + 7]
+    names = [line.split()[0] for line in block[1:6]]
+    assert names == ["sample", "score", "plan", "answer", "windows"]
+    assert all(f"{run['windows']}/{run['windows']}" in line for line in block[1:6])
+    assert "1 node (1 decode)" in block[0]
