@@ -133,6 +133,10 @@ def _answerer(config: JobConfig, queries: Sequence[Query], plan: Resolved, *, lo
 
     facts, scorer = plan.answerer_facts, plan.scorer_facts.name
     if loads and facts.tokens_per_frame:
+        import torch
+
+        # as Ray tells its actors: threads that wait for each other would be counted as work
+        torch.set_num_threads(max(1, int(config.answer.pool.num_cpus)))
         device = pick_device(config.answer.pool.num_gpus)
         return AnswerActor(
             plan.answerer.make, config, queries, facts, scorer, device, refine=plan.scorer.refine

@@ -17,7 +17,7 @@ from pipeline.rows import Row
 from pipeline.times import sample_times
 
 TEXT_TOKENS = 40
-"""Tokens of a question and what stands around it."""
+"""Tokens of a question and what stands around it, where no model was asked."""
 DISTINCT_LENGTHS = 32
 """Windows are planned as if they had one of so many numbers of frames per doubling."""
 FEW_PIECES = 8
@@ -52,6 +52,12 @@ class Workload:
         self._per_class = decoding_by_class(found)
         self._planned: dict[int, dict[str, tuple[float, float, float]]] = {}
         self._prompts: dict[int, float] = {}
+        self._prompt_share = 1.0
+        if found.answered_by_model and found.windows and plan.answerer_facts.tokens_per_frame:
+            every = {query.query_id for query in queries}
+            foreseen = sum(self._tokens(row["frames"], every)["prefill_tokens"] for row in found.windows)
+            seen = sum(row["prefill_tokens"] for row in found.windows)
+            self._prompt_share = seen / foreseen if seen and foreseen else 1.0
 
     def of_file(self, file: Row, windows: Sequence[Row]) -> Amounts:
         """Return what a probed file and its windows need, probing included."""
@@ -155,7 +161,7 @@ class Workload:
             "tokens_used_low": low,
             "tokens_used": mid,
             "tokens_used_high": high,
-            "prefill_tokens": shared * mid + TEXT_TOKENS * len(spending),
+            "prefill_tokens": (shared * mid + TEXT_TOKENS * len(spending)) * self._prompt_share,
             "model_answers": len(spending),
         }
 
