@@ -63,6 +63,7 @@ def fake_cluster(
     environment |= {
         **joining, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_TMPDIR": str(folder),
+        "RAY_worker_niceness": "0",
         "RAY_num_workers_soft_limit": "8",  # machines of two CPUs and tasks of several kinds: no Python started anew
     }  # fmt: skip
     environment.pop("RAY_ADDRESS")
