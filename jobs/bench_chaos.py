@@ -32,6 +32,9 @@ from pipeline.store import ENDPOINT
 PROG = "reelsift bench chaos"
 NUM_VIDEOS, VIDEO_S, POISON_S = 4, 16, 2
 WINDOW_S, WINDOWS_PER_PART = 2, 4
+HALF_WINDOW_S, HALF_PER_PART = 1, 16
+"""Of the run that is killed when half is done. As by default (32) a part is larger than what is on its way between the
+scorer and the writer, some ten windows."""
 MEASURED = {"run_id", "decode_s", "score_s", "answer_s", "probe_s", "read_bytes", "read_requests"}
 """Columns that say when and at what cost a row came about."""
 KEYS = {
@@ -74,12 +77,14 @@ class Bench:
     cluster: Cluster
     proxy: FaultProxy
 
-    def run(self, name: str, plan: Sequence[Attempt]) -> Result:
+    def run(
+        self, name: str, plan: Sequence[Attempt], window_s: int = WINDOW_S, per_part: int = WINDOWS_PER_PART
+    ) -> Result:
         """Run the command into a folder of its own by a plan."""
         counts = self.counts(name)
         counts.mkdir()
         environment = {**self.cluster.environment, "RAY_ADDRESS": self.cluster.address}
-        return run(self._command(name), environment, self.cluster, self.proxy, plan)
+        return run(self._command(name, window_s, per_part), environment, self.cluster, self.proxy, plan)
 
     def out(self, name: str) -> str:
         """Return where a run's tables are."""
@@ -89,12 +94,12 @@ class Bench:
         """Return where a run's scorers count their windows."""
         return self.folder / name
 
-    def _command(self, name: str) -> list[str]:
+    def _command(self, name: str, window_s: int, per_part: int) -> list[str]:
         options = {
             "--query": ("a red star", "a number"),
-            "--window.length-s": (WINDOW_S,),
+            "--window.length-s": (window_s,),
             "--window.sample-fps": (2,),
-            "--sink.windows-per-part": (WINDOWS_PER_PART,),
+            "--sink.windows-per-part": (per_part,),
             "--sink.compact-files": (2,),
             "--decode.decoder": ("jobs.chaos_decoder:open_or_starve",),
             "--decode.memory-mb": (300,),
@@ -232,19 +237,19 @@ def leftovers(out: str) -> list[str]:
 
 
 def _resume(bench: Bench, whole: Result) -> dict[str, int]:
-    """Kill the driver when half of the parts are recorded; return what that cost."""
-    plan = [
-        Attempt((Strike("step", step="record", nth=whole.steps["record"] // 2),)),
-        *[Attempt()] * (ATTEMPTS - 1),
-    ]
-    result = bench.run("half", plan)
-    windows = num_counted(bench.counts("whole"))
+    """Kill the driver when half of the windows are recorded; return what that cost."""
+    windows = NUM_VIDEOS * VIDEO_S // HALF_WINDOW_S
+    # the first record is that of the videos
+    half = Strike("step", step="record", nth=1 + windows // HALF_PER_PART // 2)
+    plan = [Attempt((half,)), *[Attempt()] * (ATTEMPTS - 1)]
+    result = bench.run("half", plan, HALF_WINDOW_S, HALF_PER_PART)
+    reads = whole.steps["read"] + windows - num_counted(bench.counts("whole"))
     return {
         "windows": windows,
         "windows_looked_at": num_counted(bench.counts("half")),
-        "decoded_twice": result.steps["read"] - whole.steps["read"],
+        "decoded_twice": result.steps["read"] - reads,
         "twice": num_counted(bench.counts("half")) - windows,
-        "twice_at_most": WINDOWS_PER_PART,
+        "twice_at_most": HALF_PER_PART,
         "resume_kills": result.kills.total(),
         "resume_reruns": result.attempts - 1,
     }
