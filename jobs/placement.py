@@ -191,7 +191,7 @@ def reserved(seat: Seat) -> Generator[Any]:
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    selector = [dict(seat.labels)] if seat.labels else []
+    selector = [dict(seat.labels)] if seat.labels else None  # Ray refuses an empty list
     group = placement_group([seat.needed], bundle_label_selector=selector)
     try:
         yield group
