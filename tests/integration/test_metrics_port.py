@@ -106,7 +106,8 @@ def _check_lines(err, run):
     assert "\x1b" not in err
     assert "\r" not in err
     said = err.splitlines()
-    [videos] = [line for line in said if line.startswith("  videos ") and "%" in line]
+    # the last block of a stream: a slow machine is told of more often
+    videos = [line for line in said if line.startswith("  videos ") and "%" in line][-1]
     assert videos.split()[:4] == ["videos", "100", "%", "4/4"]
     assert videos.endswith("1 failed")
     last = max(number for number, line in enumerate(said) if line.startswith("answer: "))
