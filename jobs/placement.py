@@ -191,8 +191,9 @@ def reserved(seat: Seat) -> Generator[Any]:
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    selector = [dict(seat.labels)] if seat.labels else None  # Ray refuses an empty list
-    group = placement_group([seat.needed], bundle_label_selector=selector)
+    # Ray refuses an empty list of labels
+    labelled = {"bundle_label_selector": [dict(seat.labels)]} if seat.labels else {}
+    group = placement_group([seat.needed], **labelled)
     try:
         yield group
     finally:

@@ -7,7 +7,9 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,12 +57,32 @@ def scrape(url):
         ]
 
 
+@contextmanager
+def scraped(url):
+    """Scrape twice a second; yield all samples that were served meanwhile."""
+    seen, stopped = [], Event()
+
+    def go_on():
+        while not stopped.wait(0.5):
+            with suppress(OSError):  # Ray opens the port some seconds after it has started
+                seen.extend(scrape(url))
+
+    thread = Thread(target=go_on)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stopped.set()
+        thread.join()
+
+
 def test_the_numbers_are_those_of_the_run(reelsift, head, clips, tmp_path):
     address, url = head
-    done = reelsift(
-        "answer", clips, tmp_path / "out", "--query", "a car", "--query", "a rabbit",
-        "--window.length-s", "2", "--sink.windows-per-part", "2", RAY_ADDRESS=address,
-    )  # fmt: skip
+    with scraped(url) as seen:
+        done = reelsift(
+            "answer", clips, tmp_path / "out", "--query", "a car", "--query", "a rabbit",
+            "--window.length-s", "2", "--sink.windows-per-part", "2", RAY_ADDRESS=address,
+        )  # fmt: skip
     assert done.code == 0, done.err
     run = done.json
     _check_lines(done.err, run)
@@ -87,18 +109,23 @@ def test_the_numbers_are_those_of_the_run(reelsift, head, clips, tmp_path):
     assert failures[("videos", "ProbeError")] == run["failed_videos"] == 1
     commits = list((tmp_path / "out" / "_run" / run["run_id"] / "commits").iterdir())
     assert found["ray_reelsift_commits_total"] == len(commits) > 3
-    rows = {tags["stage"]: v for n, tags, v in ours if n == "ray_reelsift_stage_rows"}
-    expected = {tags["stage"]: v for n, tags, v in ours if n == "ray_reelsift_stage_rows_expected"}
-    assert rows["windows"] == expected["windows"] == expected["sample"] == spent["windows"]
-    assert rows["videos"] == expected["videos"] == rows["probe"] == 4
+    served = {name: labels for name, labels, _ in [*seen, *scrape(url)]}
+    _check_gauges([sample for sample in seen if sample[1].get("run_id") == run["run_id"]], run)
     # what a dashboard may ask for is really there
-    names = {name: tags for name, tags, _ in scrape(url)}
-    served = {name for name in metrics.exported() if name in names}
-    assert metrics.exported().keys() - served <= {f"ray_{name}_total" for name in NEVER_HERE}
-    for name in served:
-        assert {*metrics.exported()[name]} <= names[name].keys()
-    for name, labels in OF_RAY.items():
-        assert labels <= names[name].keys()
+    assert metrics.exported().keys() - served.keys() <= {f"ray_{name}_total" for name in NEVER_HERE}
+    for name, labels in (metrics.exported() | OF_RAY).items():
+        assert {*labels} <= served.get(name, dict.fromkeys(labels)).keys()
+
+
+def _check_gauges(seen, run):
+    """Gauges are served while they are set: how far the stages were on the way."""
+    expected = {
+        labels["stage"]: value for name, labels, value in seen if name == "ray_reelsift_stage_rows_expected"
+    }
+    assert expected["sample"] == expected["windows"] == run["this_run"]["windows"]
+    rows = [(labels["stage"], value) for name, labels, value in seen if name == "ray_reelsift_stage_rows"]
+    assert all(value <= expected.get(stage, value) for stage, value in rows)
+    assert {labels["role"] for name, labels, _ in seen if name == "ray_reelsift_nodes"} == {"decode"}
 
 
 def _check_lines(err, run):
