@@ -192,7 +192,7 @@ def reserved(seat: Seat) -> Generator[Any]:
     from ray.util.placement_group import placement_group, remove_placement_group
 
     # Ray refuses an empty list of labels
-    labelled = {"bundle_label_selector": [dict(seat.labels)]} if seat.labels else {}
+    labelled: dict[str, Any] = {"bundle_label_selector": [dict(seat.labels)]} if seat.labels else {}
     group = placement_group([seat.needed], **labelled)
     try:
         yield group
