@@ -15,3 +15,8 @@ def read(out: Path, table: str) -> list[dict]:
 def comparable(out: Path, table: str) -> list[str]:
     """Every row without run ids and timings, in a fixed order, as text: equal lists are equal bit for bit."""
     return sorted(repr({k: v for k, v in row.items() if k not in TIMING}) for row in read(out, table))
+
+
+def written(out: Path) -> list[Path]:
+    """Return all that is in an output folder, but for who holds it: each command says that under a new number."""
+    return sorted(path for path in out.rglob("*") if path.parent.name != "lease")

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import rows
 from tests.integration.conftest import QUIET, ROOT
-from tests.integration.results import comparable, read
+from tests.integration.results import comparable, read, written
 
 QUERIES = [
     {"query_id": "rabbit", "kind": "find", "text": "a rabbit"},
@@ -118,11 +118,11 @@ def _the_run_is_on_record(out, done):
 
 def _again_does_nothing(out, reelsift, clips, ask):
     before = {table: comparable(out, table) for table in rows.TABLES}
-    files = sorted(out.rglob("*"))
+    files = written(out)
     again = reelsift("answer", clips, ask(*QUERIES), out, *SETTINGS)
     assert again.code == 0
     assert "nothing to do" in again.err
-    assert sorted(out.rglob("*")) == files
+    assert written(out) == files
     assert before == {table: comparable(out, table) for table in rows.TABLES}
 
 
