@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -197,12 +198,13 @@ def _too_many_failures_are_exit_code_1(out, reelsift, archive, ask):
 
 
 def _a_file_that_breaks_after_its_probe_fails_alone(out, reelsift, archive, ask):
-    before = {table: set(comparable(out, table)) for table in rows.TABLES}
+    before = {table: set(comparable(out, table)) for table in rows.TABLES if table != "frames"}
     victim = archive / "overwritten later.mp4"
     status = victim.stat()
     with victim.open("r+b") as file:  # same size, same time: as far as a listing can tell the same file
         file.write(b"\x07" * status.st_size)
     os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    shutil.rmtree(out / "frames")  # else no video would be read again
     done = reelsift("answer", archive, ask(*QUERIES, LATER), out, *SETTINGS)
     assert done.code == 0, done.err
     answers = by_name(out, "answers")
@@ -214,7 +216,7 @@ def _a_file_that_breaks_after_its_probe_fails_alone(out, reelsift, archive, ask)
         assert str(victim) in answer["error_message"]
     broken = {name for name in later if any(answer["error_type"] for answer in later[name])}
     assert broken == {victim.name, DAMAGED}
-    for table in rows.TABLES:
+    for table in before:
         assert before[table] <= set(comparable(out, table)), f"{table}: old rows are never touched"
     [verdict] = [row for row in by_name(out, "verdicts")[victim.name] if row["query_id"] == "later"]
     assert (verdict["error_type"], verdict["num_failed_windows"]) == ("DecodeError", 2)
