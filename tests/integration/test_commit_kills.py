@@ -1,8 +1,8 @@
 """A driver that commits to a real S3 server is killed at requests it makes, one after the other.
 
 No Ray: the driver here stages its parts itself. What it does to the store is what the job does, and each of its
-requests is heard by the server or is not. Running again must end with every row once and nothing staged. Here every third
-request has its turn; `make chaos` tries both with every request, and every kind of fault.
+requests is heard by the server or is not. Running again must end with every row once and nothing staged. Here every
+third request has its turn; `make chaos` tries both with every request, and every kind of fault.
 """
 
 import os
