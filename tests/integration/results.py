@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline import store
+from pipeline.folders import FileEntry
+
 TIMING = {"run_id", "decode_s", "score_s", "answer_s", "probe_s"}
 
 
@@ -17,6 +20,6 @@ def comparable(out: Path, table: str) -> list[str]:
     return sorted(repr({k: v for k, v in row.items() if k not in TIMING}) for row in read(out, table))
 
 
-def written(out: Path) -> list[Path]:
+def written(out: Path | str) -> list[FileEntry]:
     """Return all that is in an output folder, but for who holds it: each command says that under a new number."""
-    return sorted(path for path in out.rglob("*") if path.parent.name != "lease")
+    return [entry for entry in store.list_files(str(out)) if "/_run/lease/" not in entry.uri]
