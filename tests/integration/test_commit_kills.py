@@ -2,7 +2,7 @@
 
 No Ray: the driver here stages its parts itself. What it does to the store is what the job does, and each of its
 requests is heard by the server or is not. Running again must end with every row once and nothing staged. Here every
-third request has its turn; `make chaos` tries both with every request, and every kind of fault.
+seventh request has its turn; `make chaos` tries both with every request, and every kind of fault.
 """
 
 import os
@@ -111,7 +111,7 @@ def test_killed_at_every_request(s3: Bucket, line: FaultProxy, odd: bool):
     """Those of odd numbers are heard, or those of even ones."""
     total = num_requests(line, f"{s3.uri}/whole")
     assert total > 20
-    for number in range(1, total + 1, 1 if THOROUGH else 3):
+    for number in range(1, total + 1, 1 if THOROUGH else 7):
         out = f"{s3.uri}/{number}"
         killer = Killer(number, reaches=number % 2 == odd)
         line.on_request = killer.on_request
@@ -131,7 +131,7 @@ def test_a_line_that_goes_bad_at_every_request(s3: Bucket, line: FaultProxy):
     """For two requests in a row: the driver gives up or does not, the next one finishes."""
     total = num_requests(line, f"{s3.uri}/whole")
     tries = [(number, fault) for number in range(total) for fault in FAULTS]
-    for number, fault in tries if THOROUGH else tries[:: 3 * len(FAULTS) + 1]:
+    for number, fault in tries if THOROUGH else tries[:: 5 * len(FAULTS) + 1]:
         out = f"{s3.uri}/{fault.kind}{number}"
         heard = 0
 
