@@ -51,7 +51,7 @@ def connected() -> Generator[None]:
         options |= {"num_cpus": _num_cpus(), "include_dashboard": False}
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
         raise ClusterError(explain_no_connection(address, error)) from error
     try:
         _settle()
@@ -62,11 +62,11 @@ def connected() -> Generator[None]:
 
 def explain_no_connection(address: str, error: Exception) -> str:
     """Return why a cluster could not be joined; other versions of Ray or Python are told apart from the rest."""
+    if not address:
+        return f"cannot start Ray on this machine: {error}; give it memory and CPU time, and run the command again"
     found = MISMATCH.search(str(error))
     if found is None:
-        return (
-            f"cannot reach Ray at {address or 'this machine'}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
-        )
+        return f"cannot reach Ray at {address}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
     ray, python, our_ray, our_python = found.groups()
     wrong = [
         name

@@ -32,5 +32,7 @@ def test_both_versions_are_named(ray, python, wrong):
 
 
 def test_anything_else_is_passed_on():
-    said = explain_no_connection("", ValueError("no room in /dev/shm"))
-    assert said.startswith("cannot reach Ray at this machine: no room in /dev/shm")
+    said = explain_no_connection("", Exception("The current node timed out during startup"))
+    assert said.startswith("cannot start Ray on this machine: The current node timed out during startup; ")
+    said = explain_no_connection("10.0.0.1:6379", ValueError("no such session"))
+    assert said.startswith("cannot reach Ray at 10.0.0.1:6379: no such session; check RAY_ADDRESS")
