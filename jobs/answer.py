@@ -251,6 +251,7 @@ def _execute(
     counters: Counter[str] = Counter()
     with cluster.connected(), observe.observed(run.run_id) as watch:
         from jobs import flow, placement, routing
+        from jobs.parts import num_rows
         from pipeline import answered, ledger, rows
         from pipeline.isolation import Reader
 
@@ -277,7 +278,7 @@ def _execute(
             )
             answers = flow.answer_archive(job, place, routes, windows)
             counters.update(commit("answer", answers, _num_rows(windows)))
-        num_answers = sum(ledger.num_rows(uri) for uri in ledger.part_files(run.out, "answers"))
+        num_answers = num_rows(ledger.part_files(run.out, "answers"))
         judged = ledger.verdict_keys(run.out)
         num_verdicts = None if len(judged) else len(found) * len(queries)
         shards = flow.reduce_archive(job, place, num_answers, found, judged)
@@ -298,15 +299,13 @@ def _commit_all(run: Any, held: Any, watch: Any, name: str, parts: Any, total: i
     """
     import json
 
-    from jobs.parts import as_staged
-    from pipeline import ledger
+    from jobs.parts import as_staged, committed
 
     counters: Counter[str] = Counter()
     started = time.monotonic()
     try:
         with watch.stream_of(name, total):
-            for part in as_staged(parts):
-                ledger.commit(run, part, held.check)
+            for part in committed(run, as_staged(parts), held.check):
                 counted = json.loads(part["counters"])
                 counters.update(counted)
                 watch.committed(counted)

@@ -35,7 +35,8 @@ from pipeline.rows import Row
 from pipeline.select.fit import needs_pixels
 from pipeline.windows import Keys
 
-FILES_PER_TASK = 16
+MIN_FILES_PER_TASK, MAX_FILES_PER_TASK = 16, 256
+"""Beyond 160,000 files tasks get longer instead of more: the driver spends some 10 ms on each step of a task."""
 MIN_TASKS, MAX_TASKS = 256, 10_000
 """Windows get a task each up to the first, so that many machines have work; from there on short ones share a task,
 beyond the second long ones too. Beyond 640,000 windows tasks are full, and their number, with it the driver's work,
@@ -65,7 +66,8 @@ class Job:
 
 def probe_archive(job: Job, place: Placement, files: Sequence[Slice]) -> Dataset:
     """Files found -> probed files, staged as parts of videos/."""
-    found = _slices(ledger.cut(files, FILES_PER_TASK)).map_batches(
+    num_files = sum(part.stop - part.start for part in files)
+    found = _slices(ledger.cut(files, files_per_task(num_files))).map_batches(
         partial(ledger.read_slices, rows.FILE), **DECODING, **on(place.labels)
     )
     videos = found.map_batches(
@@ -82,11 +84,11 @@ def answer_archive(
     config, facts = job.config, job.answerer_facts
     decoding, light = DECODING | on(place.labels), LIGHT | on(place.labels)
     num_windows = sum(part.stop - part.start for part in windows)
+    per_task = windows_per_task(num_windows)
     if num_windows <= MAX_TASKS * MAX_WINDOWS_PER_TASK:
-        per_task = min(num_windows // MIN_TASKS + 1, MAX_WINDOWS_PER_TASK)
         pieces = ledger.cut_windows(windows, per_task, max(TASK_S, num_windows // MAX_TASKS * TASK_S))
     else:
-        pieces = ledger.cut(windows, MAX_WINDOWS_PER_TASK)
+        pieces = ledger.cut(windows, per_task)
     todo = _slices(pieces).map_batches(partial(ledger.read_slices, rows.WINDOW), **decoding)
 
     marks_slow = needs_pixels(config.plan.selector)
@@ -112,10 +114,12 @@ def answer_archive(
         cuts_frames=facts.cuts_frames, confirm_find=config.answer.confirm_find,
         refines=job.scorer.refine is not None,
     )  # fmt: skip
-    ready = scored.map_batches(on_rows(plan, rows.PLANNED), **light)
+    # without pixels windows are small: many go through the driver as one where there are many
+    bundle = min(per_task, config.sink.windows_per_part)
+    ready = scored.map_batches(on_rows(plan, rows.PLANNED), batch_size=bundle, **light)
     if facts.frame_size is not None:
         fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
-        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), **light)
+        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), batch_size=1, **light)
 
     answered_windows = ready.map_batches(
         AnswerActor,
@@ -140,6 +144,16 @@ def reduce_archive(job: Job, place: Placement, num_answers: int, found: Keys, ju
     judge = partial(verdicts.judge_shards, job.run, job.queries, job.aggregate, found, judged)
     items = ray.data.from_items(shards, override_num_blocks=len(shards))
     return items.map_batches(judge, **LIGHT, **on(place.labels))
+
+
+def files_per_task(num_files: int) -> int:
+    """Return how many files one task probes."""
+    return min(max(MIN_FILES_PER_TASK, num_files // MAX_TASKS), MAX_FILES_PER_TASK)
+
+
+def windows_per_task(num_windows: int) -> int:
+    """Return how many windows one task decodes at most."""
+    return min(num_windows // MIN_TASKS + 1, MAX_WINDOWS_PER_TASK)
 
 
 # --- how stages sit on Ray -----------------------------------------------------------------------------
