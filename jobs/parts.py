@@ -10,6 +10,7 @@ several are under way at once; the steps of each keep their order.
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from threading import Lock
 from typing import Any
 
 from pipeline import ledger, rows
@@ -29,18 +30,25 @@ def as_staged(stream: Any) -> Iterator[Row]:
 def committed(run: Run, parts: Iterable[Row], check: Callable[[], None] = lambda: None) -> Iterator[Row]:
     """Commit parts as they come, AT_ONCE at the same time; yield each some time after it is committed.
 
-    Ray may hand over a part twice; the second is looked at when the first is done. `check` is called by several threads.
+    Ray may hand over a part twice; the second is looked at when the first is done. `check` is `ledger.commit`'s, called
+    by one thread at a time.
 
     Raises:
         StoreError: see `ledger.commit`; no further part is begun.
     """
     under_way: dict[str, tuple[Row, Future[None]]] = {}
+    turn = Lock()
+
+    def check_in_turn() -> None:
+        with turn:
+            check()
+
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="commit") as pool:
         for part in parts:
             if part["part_id"] in under_way:
                 wait([under_way[part["part_id"]][1]])
                 yield from _done(under_way)
-            under_way[part["part_id"]] = part, pool.submit(ledger.commit, run, part, check)
+            under_way[part["part_id"]] = part, pool.submit(ledger.commit, run, part, check_in_turn)
             if len(under_way) == AT_ONCE:
                 wait([future for _, future in under_way.values()], return_when=FIRST_COMPLETED)
             yield from _done(under_way)

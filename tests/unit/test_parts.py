@@ -1,6 +1,7 @@
 """Several parts are committed at once, each exactly once and in its own order of steps."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,9 +43,9 @@ def test_commits_run_side_by_side(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     together = threading.Barrier(4)
     commit = ledger.commit
 
-    def waits_for_three_others(run: Run, part: rows.Row) -> None:
+    def waits_for_three_others(run: Run, part: rows.Row, check: Callable[[], None]) -> None:
         together.wait(timeout=60)
-        commit(run, part)
+        commit(run, part, check)
 
     monkeypatch.setattr(ledger, "commit", waits_for_three_others)
     assert len(list(parts.committed(run, [stage(run, f"p{number}") for number in range(4)]))) == 4
