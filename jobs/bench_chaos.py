@@ -32,9 +32,9 @@ from pipeline.store import ENDPOINT
 PROG = "reelsift bench chaos"
 NUM_VIDEOS, VIDEO_S, POISON_S = 4, 16, 2
 WINDOW_S, WINDOWS_PER_PART = 2, 4
-HALF_WINDOW_S, HALF_PER_PART = 1, 16
+HALF_WINDOW_S, HALF_PER_PART, HALF_SCORER = 1, 16, "SLOW"
 """Of the run that is killed when half is done. As by default (32) a part is larger than what is on its way between the
-scorer and the writer, some ten windows."""
+scorer and the writer: what a few seconds bring, a part of which a commit takes."""
 MEASURED = {"run_id", "decode_s", "score_s", "answer_s", "probe_s", "read_bytes", "read_requests"}
 """Columns that say when and at what cost a row came about."""
 KEYS = {
@@ -78,13 +78,20 @@ class Bench:
     proxy: FaultProxy
 
     def run(
-        self, name: str, plan: Sequence[Attempt], window_s: int = WINDOW_S, per_part: int = WINDOWS_PER_PART
+        self,
+        name: str,
+        plan: Sequence[Attempt],
+        window_s: int = WINDOW_S,
+        per_part: int = WINDOWS_PER_PART,
+        scorer: str = "COUNTING",
     ) -> Result:
         """Run the command into a folder of its own by a plan."""
         counts = self.counts(name)
         counts.mkdir()
         environment = {**self.cluster.environment, "RAY_ADDRESS": self.cluster.address}
-        return run(self._command(name, window_s, per_part), environment, self.cluster, self.proxy, plan)
+        return run(
+            self._command(name, window_s, per_part, scorer), environment, self.cluster, self.proxy, plan
+        )
 
     def out(self, name: str) -> str:
         """Return where a run's tables are."""
@@ -94,7 +101,7 @@ class Bench:
         """Return where a run's scorers count their windows."""
         return self.folder / name
 
-    def _command(self, name: str, window_s: int, per_part: int) -> list[str]:
+    def _command(self, name: str, window_s: int, per_part: int, scorer: str) -> list[str]:
         options = {
             "--query": ("a red star", "a number"),
             "--window.length-s": (window_s,),
@@ -103,7 +110,7 @@ class Bench:
             "--sink.compact-files": (2,),
             "--decode.decoder": ("jobs.chaos_decoder:open_or_starve",),
             "--decode.memory-mb": (300,),
-            "--score.scorer": ("jobs.chaos_scorer:COUNTING",),
+            "--score.scorer": (f"jobs.chaos_scorer:{scorer}",),
             "--score.model": (self.counts(name),),
         }
         words = [
@@ -242,7 +249,7 @@ def _resume(bench: Bench, whole: Result) -> dict[str, int]:
     # the first record is that of the videos
     half = Strike("step", step="record", nth=1 + windows // HALF_PER_PART // 2)
     plan = [Attempt((half,)), *[Attempt()] * (ATTEMPTS - 1)]
-    result = bench.run("half", plan, HALF_WINDOW_S, HALF_PER_PART)
+    result = bench.run("half", plan, HALF_WINDOW_S, HALF_PER_PART, HALF_SCORER)
     reads = whole.steps["read"] + windows - num_counted(bench.counts("whole"))
     return {
         "windows": windows,

@@ -25,8 +25,9 @@ STEPS: dict[str, tuple[str, str]] = {
 """Requests to the store: verb, and what the path holds."""
 ATTEMPTS = 3
 """The command, and two re-runs."""
-ALL = "requests"
-"""Counted beside the steps: a run is as far as the store has heard of it, however slow the machine."""
+ALL, BUSY = "requests", "requests until the last part was staged"
+"""Counted beside the steps: a run is as far as the store has heard of it, however slow the machine. After the second
+there is nobody left to kill but the driver and machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def draw(seed: int, number: int, steps: Mapping[str, int]) -> tuple[Attempt, ...
     Args:
         seed: of all runs.
         number: of this run; every kind has its turn.
-        steps: how often an undisturbed run takes each step, and how many requests it makes in ALL.
+        steps: how often an undisturbed run takes each step, how many requests it makes in ALL and while BUSY.
     """
     rng = random.Random(f"{seed}-{number}")
     first = [KILLS[number % len(KILLS)], *rng.choices(KILLS, k=rng.choice((0, 1, 1, 2)))]
@@ -86,7 +87,7 @@ def _strike(kind: str, rng: random.Random, steps: Mapping[str, int]) -> Strike:
     if kind == "step":
         step = rng.choice([name for name in STEPS if steps.get(name)])
         return Strike(kind, step=step, nth=rng.randint(1, steps[step]), reaches=rng.random() < 0.5)
-    after = 0 if kind == "loading" else rng.randrange(steps[ALL])
+    after = 0 if kind == "loading" else rng.randrange(steps[ALL if kind in ("driver", "node") else BUSY])
     return Strike(kind, after, away_s=rng.uniform(0.5, 4.0) if kind == "node" else 0.0)
 
 

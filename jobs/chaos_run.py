@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from jobs.chaos_cluster import Cluster
-from jobs.chaos_plan import ALL, STEPS, Attempt, Strike, draw_fault
+from jobs.chaos_plan import ALL, BUSY, STEPS, Attempt, Strike, draw_fault
 from jobs.fault_proxy import Fault, FaultProxy
 from pipeline.errors import JobError
 
@@ -53,6 +53,8 @@ class Watch:
             for step, (wanted, part) in STEPS.items():
                 if verb == wanted and part in path:
                     self.steps[step] += 1
+                    if step == "stage":
+                        self.steps[BUSY] = self.steps[ALL]
                     for strike in self._attempt.strikes:
                         if (strike.step, strike.nth) == (step, self.steps[step]):
                             self._kill.driver("step")

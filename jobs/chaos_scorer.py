@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,18 @@ from actors.models import Device, ScorerEntry, ScorerFacts
 from pipeline.config import ScoreConfig
 from pipeline.frames import FrameSize
 
-WINDOW_S = 0.1
-"""How long a window takes at least, so that there is a middle of a run to be killed in."""
+WINDOW_S, SLOW_WINDOW_S = 0.1, 0.5
+"""How long a window takes at least, so that there is a middle of a run to be killed in; the second is what a large
+model takes for a short window."""
 SIDE = 4
 
 
 class CountingScorer:
     """Scores by brightness, and writes one byte per window it has looked at below a folder, in its process's file."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, window_s: float = WINDOW_S) -> None:
         self.counted = Path(folder) / str(os.getpid())
+        self.window_s = window_s
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return [P, 1] numbers that differ from text to text."""
@@ -30,7 +33,7 @@ class CountingScorer:
         """Return the mean brightness of SIDE x SIDE fields [N, SIDE * SIDE]."""
         with self.counted.open("ab") as file:
             file.write(b".")
-        time.sleep(WINDOW_S)
+        time.sleep(self.window_s)
         count, height, width, _ = data_NHWC.shape
         fields = data_NHWC.reshape(count, SIDE, height // SIDE, SIDE, width // SIDE, 3)
         return fields.mean(axis=(2, 4, 5), dtype=np.float64).reshape(count, -1).astype(np.float32) / 255
@@ -45,14 +48,15 @@ def _describe(config: ScoreConfig) -> ScorerFacts:
     return ScorerFacts("counting", FrameSize(64, 64), uses_gpu=False)
 
 
-def _make(config: ScoreConfig, device: Device) -> CountingScorer:
+def _make(config: ScoreConfig, device: Device, window_s: float = WINDOW_S) -> CountingScorer:
     del device
     time.sleep(WINDOW_S)  # a process that loads a model can be killed while it does
-    return CountingScorer(config.model)
+    return CountingScorer(config.model, window_s)
 
 
 COUNTING = ScorerEntry(describe=_describe, make=_make)
 """`score.model` names the folder in which it counts."""
+SLOW = ScorerEntry(describe=_describe, make=partial(_make, window_s=SLOW_WINDOW_S))
 
 
 def num_counted(folder: Path) -> int:

@@ -3,9 +3,9 @@
 import random
 from collections import Counter
 
-from jobs.chaos_plan import ALL, ATTEMPTS, KILLS, STEPS, draw, draw_fault
+from jobs.chaos_plan import ALL, ATTEMPTS, BUSY, KILLS, STEPS, draw, draw_fault
 
-COUNTED = Counter({ALL: 100, "record": 5, "close": 1})
+COUNTED = Counter({ALL: 100, BUSY: 60, "record": 5, "close": 1})
 
 
 def plans(seed, number=24):
@@ -33,7 +33,15 @@ def test_a_step_is_one_that_an_undisturbed_run_takes():
         ("close", 1)
     }
     assert {strike.reaches for strike in steps} == {True, False}
-    assert COUNTED.keys() <= {ALL, *STEPS}
+    assert COUNTED.keys() <= {ALL, BUSY, *STEPS}
+
+
+def test_workers_are_killed_while_there_are_any():
+    strikes = [s for plan in plans(5, 200) for attempt in plan for s in attempt.strikes if not s.step]
+    latest = {kind: max(s.after for s in strikes if s.kind == kind) for kind in KILLS if kind != "step"}
+    assert latest.pop("loading") == 0
+    assert min(latest.pop("driver"), latest.pop("node")) > COUNTED[BUSY]
+    assert max(latest.values()) < COUNTED[BUSY]
 
 
 def test_faults_come_as_often_as_asked():

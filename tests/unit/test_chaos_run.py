@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from jobs.chaos_plan import ALL, Attempt, Strike
+from jobs.chaos_plan import ALL, BUSY, Attempt, Strike
 from jobs.chaos_run import Watch, is_victim
 
 
@@ -24,6 +24,18 @@ def test_a_step_is_struck_at_its_turn(reaches):
     assert kills == ["step"]
     assert (fault is None) == reaches
     assert watch.steps == Counter({"record": 2, ALL: 3})
+
+
+def test_it_is_known_until_when_parts_were_staged():
+    watch = Watch(Attempt(), Kills())
+    for path in (
+        "/b/out/_run/r/staging/a.parquet",
+        "/b/in/good0.mp4",
+        "/b/out/_run/r/staging/b.parquet",
+        "/b/x",
+    ):
+        watch.on_request("PUT", path)
+    assert (watch.steps[BUSY], watch.steps[ALL]) == (3, 4)
 
 
 @pytest.mark.parametrize(
