@@ -26,15 +26,16 @@ from jobs.chaos_scorer import num_counted
 from jobs.command_line import parse, require
 from jobs.fault_proxy import FaultProxy
 from pipeline import ledger, rows, store
+from pipeline.config import SinkConfig
 from pipeline.errors import ConfigError, JobError
 from pipeline.store import ENDPOINT
 
 PROG = "reelsift bench chaos"
 NUM_VIDEOS, VIDEO_S, POISON_S = 4, 16, 2
 WINDOW_S, WINDOWS_PER_PART = 2, 4
-HALF_WINDOW_S, HALF_PER_PART, HALF_SCORER = 1, 16, "SLOW"
-"""Of the run that is killed when half is done. As by default (32) a part is larger than what is on its way between the
-scorer and the writer: what a few seconds bring, a part of which a commit takes."""
+HALF_WINDOW_S, HALF_PER_PART, HALF_SCORER = 0.5, SinkConfig().windows_per_part, "SLOW"
+"""Of the run that is killed when half is done. Parts are as large as usual: larger than what is on its way between the
+scorer and the record, the windows of a few seconds."""
 MEASURED = {"run_id", "decode_s", "score_s", "answer_s", "probe_s", "read_bytes", "read_requests"}
 """Columns that say when and at what cost a row came about."""
 KEYS = {
@@ -81,7 +82,7 @@ class Bench:
         self,
         name: str,
         plan: Sequence[Attempt],
-        window_s: int = WINDOW_S,
+        window_s: float = WINDOW_S,
         per_part: int = WINDOWS_PER_PART,
         scorer: str = "COUNTING",
     ) -> Result:
@@ -101,7 +102,7 @@ class Bench:
         """Return where a run's scorers count their windows."""
         return self.folder / name
 
-    def _command(self, name: str, window_s: int, per_part: int, scorer: str) -> list[str]:
+    def _command(self, name: str, window_s: float, per_part: int, scorer: str) -> list[str]:
         options = {
             "--query": ("a red star", "a number"),
             "--window.length-s": (window_s,),
@@ -245,7 +246,7 @@ def leftovers(out: str) -> list[str]:
 
 def _resume(bench: Bench, whole: Result) -> dict[str, int]:
     """Kill the driver when half of the windows are recorded; return what that cost."""
-    windows = NUM_VIDEOS * VIDEO_S // HALF_WINDOW_S
+    windows = int(NUM_VIDEOS * VIDEO_S / HALF_WINDOW_S)
     # the first record is that of the videos
     half = Strike("step", step="record", nth=1 + windows // HALF_PER_PART // 2)
     plan = [Attempt((half,)), *[Attempt()] * (ATTEMPTS - 1)]
