@@ -43,7 +43,7 @@ class Strike:
     nth: int = 1
     """Which request of a step."""
     reaches: bool = True
-    """Whether the store still hears of that request."""
+    """Whether the store does what it is asked, and nobody hears of it; else it is not asked."""
 
 
 @dataclass(frozen=True, slots=True)

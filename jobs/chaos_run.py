@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import psutil
 
@@ -57,8 +58,11 @@ class Watch:
                         self.steps[BUSY] = self.steps[ALL]
                     for strike in self._attempt.strikes:
                         if (strike.step, strike.nth) == (step, self.steps[step]):
-                            self._kill.driver("step")
-                            return None if strike.reaches else Fault("lost")
+                            kill = partial(self._kill.driver, "step")
+                            if strike.reaches:
+                                return Fault("unheard", then=kill)
+                            kill()
+                            return Fault("lost")
             fault = draw_fault(self._rng, self._attempt.fault_share)
             self.faults += fault is not None
             return fault

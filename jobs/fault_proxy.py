@@ -19,6 +19,7 @@ from typing import Literal
 REQUEST = re.compile(rb"^(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP")
 RANGE = re.compile(rb"^range: bytes=(\d+)-(\d+)", re.IGNORECASE | re.MULTILINE)
 LENGTH = re.compile(rb"^content-length: (\d+)", re.IGNORECASE | re.MULTILINE)
+CONTINUE = b"HTTP/1.1 100"
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST."""
 SLOW_BYTES, SLOW_S = 4096, 0.01
@@ -28,13 +29,16 @@ SLOW_BYTES, SLOW_S = 4096, 0.01
 class Fault:
     """What becomes of one answer."""
 
-    kind: Literal["reset", "close", "stall", "slow", "refusal", "lost"]
+    kind: Literal["reset", "close", "stall", "slow", "refusal", "lost", "unheard"]
     """reset, close = the connection ends; stall = nothing more comes; slow = it trickles; refusal = see `code`;
-    lost = the connection ends and the server never hears of the request."""
+    lost = the connection ends and the server never hears of the request; unheard = the server does what it is asked,
+    and the connection ends before its answer comes."""
     after_bytes: int = 1500
     """Of the answer, its head included, that still come through."""
     code: str = "SlowDown"
     status: int = 503
+    then: Callable[[], None] = lambda: None
+    """Called when the server has done what nobody hears of."""
 
 
 class FaultProxy:
@@ -150,6 +154,12 @@ class FaultProxy:
                 client.sendall(data[start : start + SLOW_BYTES])
                 time.sleep(SLOW_S)
             return True
+        if fault.kind == "unheard":
+            if data.startswith(CONTINUE):  # the server has not got the request's body yet
+                client.sendall(data)
+                return True
+            fault.then()
+            return False
         if len(data) <= left:
             client.sendall(data)
             return True

@@ -91,7 +91,7 @@ def num_requests(line: FaultProxy, out: str) -> int:
 
 
 class Killer:
-    """Kills a process at its request of some number, before the server can answer."""
+    """Kills a process at its request of some number: before the server hears of it, or when it has done it."""
 
     def __init__(self, number: int, *, reaches: bool) -> None:
         self.number, self.reaches, self.heard, self.victim = number, reaches, 0, 0
@@ -100,10 +100,15 @@ class Killer:
         self.heard += 1
         if self.heard != self.number:
             return None
+        if self.reaches:
+            return Fault("unheard", then=self.kill)
+        self.kill()
+        return Fault("lost")
+
+    def kill(self) -> None:
         while not self.victim:  # it asks before we are told who it is
             time.sleep(0.001)
         os.kill(self.victim, signal.SIGKILL)
-        return None if self.reaches else Fault("lost")
 
 
 @pytest.mark.parametrize("odd", [True, False] if THOROUGH else [True], ids=["odd", "even"][: 1 + THOROUGH])
@@ -124,7 +129,9 @@ def test_killed_at_every_request(s3: Bucket, line: FaultProxy, odd: bool):
         check_whole(out)
 
 
-FAULTS = [Fault("lost"), Fault("reset", after_bytes=0), Fault("close", after_bytes=40), Fault("refusal")]
+FAULTS = [
+    Fault("lost"), Fault("unheard"), Fault("reset", after_bytes=0), Fault("close", after_bytes=40), Fault("refusal"),
+]  # fmt: skip
 
 
 def test_a_line_that_goes_bad_at_every_request(s3: Bucket, line: FaultProxy):

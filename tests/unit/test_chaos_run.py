@@ -21,8 +21,10 @@ def test_a_step_is_struck_at_its_turn(reaches):
     assert [watch.on_request(*request) for request in asked] == [None, None]
     assert not kills
     fault = watch.on_request("PUT", "/b/out/_run/r/commits/b.json")
+    assert kills == ([] if reaches else ["step"]), "the store does first what it is asked"
+    assert fault.kind == ("unheard" if reaches else "lost")
+    fault.then()
     assert kills == ["step"]
-    assert (fault is None) == reaches
     assert watch.steps == Counter({"record": 2, ALL: 3})
 
 

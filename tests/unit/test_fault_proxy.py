@@ -56,6 +56,22 @@ def test_a_lost_request_is_not_heard_a_lost_answer_is(proxy, fault, heard):
     assert put(connect(proxy), b"b") == (200, b"ok")
 
 
+def test_what_is_asked_unheard_is_done_before_the_connection_ends(proxy):
+    done = []
+    fault = Fault("unheard", then=lambda: done.append(list(Server.heard)))
+    proxy.on_request = lambda _verb, _path: fault
+    connection = connect(proxy)
+    connection.putrequest("PUT", "/b/key")
+    connection.putheader("Content-Length", "1")
+    connection.putheader("Expect", "100-continue")
+    connection.endheaders()
+    assert connection.sock.recv(100).startswith(b"HTTP/1.1 100")
+    connection.send(b"a")
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        connection.getresponse()
+    assert done == [[b"a"]]
+
+
 def test_the_body_of_a_refused_request_is_not_taken_for_another(proxy):
     faults = [Fault("refusal"), None]
     proxy.on_request = lambda _verb, _path: faults.pop(0)
