@@ -5,8 +5,8 @@ So the name of the file that holds a window's answers is the name of the file th
 finds them without a look into frames/. Who merges parts keeps this: he merges answers and frames of the same parts, and
 names both results alike.
 
-Later answers of the window lie in parts without its frames. Such a part may have frames of other windows, so among the
-parts that have any, the one of the oldest run counts. A window without a good answer was never indexed; one whose file
+Later answers of the window lie in parts without its frames, which may have frames of other windows: so each answer says
+whether it came with its window's frames (`indexed`). A window without such an answer was never indexed; one whose file
 in frames/ is gone is not indexed any more: both are decoded and written down.
 """
 
@@ -67,24 +67,16 @@ def read_answered(out: str) -> Answered:
     """Return what an output folder holds, streaming over its answers."""
     files = ledger.part_files(out, "frames")
     number = {uri.rpartition("/")[2]: index for index, uri in enumerate(files)}
-    answers, windows, file_of, run_of = array("Q"), array("Q"), array("I"), array("I")
-    runs: dict[str, int] = {}
-    for name, batch in ledger.scan_files(out, "answers", ["run_id", "window_id", "query_id", "frames_seen"]):
+    answers, windows, file_of = array("Q"), array("Q"), array("I")
+    for name, batch in ledger.scan_files(out, "answers", ["window_id", "query_id", "indexed"]):
         found = batch.to_pylist()
         answers.extend(key(row["window_id"], row["query_id"]) for row in found)
         if name in number:
-            for run_id, window_id in {
-                (row["run_id"], row["window_id"]) for row in found if row["frames_seen"]
-            }:
+            for window_id in {row["window_id"] for row in found if row["indexed"]}:
                 windows.append(key(window_id))
                 file_of.append(number[name])
-                run_of.append(runs.setdefault(run_id, len(runs)))
-    age_of_run = np.argsort(np.argsort(list(runs)))
-    ages = age_of_run[np.frombuffer(run_of, np.uint32)]
-    oldest_first = np.argsort(ages, kind="stable")
-    indexed, first = np.unique(np.frombuffer(windows, np.uint64)[oldest_first], return_index=True)
-    places = np.frombuffer(file_of, np.uint32)[oldest_first][first]
-    return Answered(sorted_keys(answers), indexed, places, files)
+    indexed, first = np.unique(np.frombuffer(windows, np.uint64), return_index=True)
+    return Answered(sorted_keys(answers), indexed, np.frombuffer(file_of, np.uint32)[first], files)
 
 
 def open_windows(run: Run, queries: Sequence[Query], found: Keys) -> Iterator[Row]:

@@ -105,8 +105,7 @@ def _cost(cost: object) -> Row:
 def failed_rows(window: Row, queries: Sequence[Query], labels: Row) -> list[Row]:
     """Return one failed rows.ANSWERS row per query of a window that failed before it could be answered.
 
-    `frames_seen` is 0: nothing of the window entered the frame index. Every column is there: inside a window's list
-    of answers Arrow would fill a missing one with null.
+    Every column is there: inside a window's list of answers Arrow would fill a missing one with null.
     """
     error = {"error_type": window["error_type"], "error_message": window["error_message"]}
     failed = ({**_head(window, query), **labels, "frames_seen": 0, **error} for query in queries)

@@ -86,7 +86,7 @@ def compact(
         out: output folder that this process holds (lease.py).
         part_bytes: size that files are to have; smaller than half of it is small.
         check: raises when the folder is not held any more; called before files are exchanged.
-        until: time of `time.monotonic()` from which no further merge is begun.
+        until: time of `time.monotonic()` from which nothing further is begun.
 
     Raises:
         JobError: what `check` raises.
@@ -102,13 +102,15 @@ def compact(
             break
         for table in group.old:
             _merge(out, table, group)
-        check()
-        swap.replace(out, group.name, {table: list(sizes) for table, sizes in group.old.items()})
+        swap.replace(out, group.name, {table: list(sizes) for table, sizes in group.old.items()}, check)
         merged_bytes += sum(sum(sizes.values()) for sizes in group.old.values())
         num_gone += sum(len(sizes) - 1 for sizes in group.old.values())
     swap.finish(out)
     closed = [run for run_id in ledger.run_ids(out) if ledger.is_closed(run := Run(out, run_id))]
-    folded = sum(records.fold(store.join(run.folder, "commits")) for run in closed)
+    folded = 0
+    for run in closed:
+        if is_complete := is_complete and time.monotonic() <= until:
+            folded += records.fold(store.join(run.folder, "commits"))
     return Done(files_before, files_before - num_gone, merged_bytes, folded, is_complete)
 
 

@@ -158,6 +158,9 @@ class Lease:
         self._thread.join(timeout=self._me.lasts_s)
         if self._lost:
             return
+        self._lost = (
+            f"{self._out} was given back by this driver (run {self._me.run_id}); what it has committed counts"
+        )
         mine = _uri(self._out, self._number)
         try:
             every = store.list_files(store.join(self._out, "_run"), missing_ok=True)

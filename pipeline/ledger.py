@@ -29,7 +29,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipeline import config as settings
-from pipeline import lease, records, rows, store, swap
+from pipeline import lease, records, rows, store, store_bulk, swap
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import Query
@@ -153,11 +153,7 @@ def read_routes(out: str, config: JobConfig, models: Models) -> dict[Asked, Rout
 
 def run_ids(out: str) -> list[str]:
     """Return the runs recorded in an output folder, oldest first."""
-    prefix = store.join(out, "_run") + "/"
-    found = {
-        entry.uri.removeprefix(prefix).split("/", 1)[0] for entry in store.list_files(prefix, missing_ok=True)
-    }
-    return sorted(found - {lease.FOLDER})
+    return [name for name in store.names_below(store.join(out, "_run")) if name != lease.FOLDER]
 
 
 def _check_same_job(
@@ -205,16 +201,19 @@ def recover(out: str) -> None:
 def _recover(run: Run) -> None:
     """Roll committed parts forward and remove staged files that were never committed.
 
+    What is staged no more was published: only records of parts that have a staged file are looked at.
+
     A machine that nobody could reach may go on for a driver that is dead and stage a file when all is recovered: such
     files are removed by whatever run opens the folder next.
     """
     is_open = not is_closed(run)
-    if is_open:
-        for part in list(commits(run)):
+    orphans = {entry.uri for entry in store.list_files(run.staging, missing_ok=True)}
+    for part_id in sorted({uri.rpartition("/")[2].partition(".")[0] for uri in orphans}) if is_open else ():
+        if record := store.read_if_there(_record(run, part_id)):
+            part: Row = json.loads(record)
             _publish(run, part)
-    orphans = list(store.list_files(run.staging, missing_ok=True))
-    for entry in orphans:
-        store.delete(entry.uri)
+            orphans -= {file["staged"] for file in part["files"]}
+    store_bulk.delete_all(sorted(orphans))
     if orphans:
         logger.info("run %s was cut short: removed %d files it had not committed", run.run_id, len(orphans))
     if is_open:
@@ -236,7 +235,7 @@ def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> Non
             published by the next run.
     """
     check()
-    record = store.join(run.folder, "commits", f"{part['part_id']}.json")
+    record = _record(run, part["part_id"])
     if store.exists(record):
         return  # Ray ran the task again after its part was committed
     for file in part["files"]:
@@ -249,6 +248,11 @@ def commit(run: Run, part: Row, check: Callable[[], None] = lambda: None) -> Non
     _write_json(record, {**part, "committed_s": time.time()})
     check()
     _publish(run, part)
+
+
+def _record(run: Run, part_id: str) -> str:
+    """Return where a commit is recorded."""
+    return store.join(run.folder, "commits", f"{part_id}.json")
 
 
 def commits(run: Run, known: Container[str] = ()) -> Iterator[Row]:

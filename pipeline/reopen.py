@@ -23,7 +23,7 @@ from pipeline.windows import Keys, holds, key, sorted_keys
 
 FAILED = pc.field("error_type") != ""
 VIDEO = ("video_id", "version", "error_type", "error_message", "uri")
-ANSWER = (*VIDEO, "window_id", "query_id", "frames_seen", "start_s", "end_s")
+ANSWER = (*VIDEO, "window_id", "query_id", "indexed", "start_s", "end_s")
 
 
 @dataclass(slots=True)
@@ -120,9 +120,9 @@ def _take_out_frames(out: str, is_bad: Callable[[Row], bool], check: Callable[[]
         spans: dict[str, tuple[str, str, float, float]] = {}
         stays: set[str] = set()
         for row in _read(store.join(out, "answers", name), ANSWER).to_pylist():
-            if row["frames_seen"] and is_bad(row):
+            if row["indexed"] and is_bad(row):
                 spans[row["window_id"]] = (row["video_id"], row["version"], row["start_s"], row["end_s"])
-            elif row["frames_seen"]:
+            elif row["indexed"]:
                 stays.add(row["window_id"])
         gone = [span for window_id, span in spans.items() if window_id not in stays]
         uri = store.join(out, "frames", name)

@@ -145,6 +145,7 @@ ANSWERS = pa.schema(
         ("frames_seen", pa.int32()),
         ("frames_stale", pa.int32()),
         ("frames_missing", pa.int32()),
+        ("indexed", pa.bool_()),
         ("read_bytes", pa.int64()),
         ("read_requests", pa.int32()),
         ("tokens_dense", pa.int64()),
@@ -161,6 +162,9 @@ ANSWERS = pa.schema(
     ]
 )
 """One row per (window, query).
+
+`indexed` says that the window's frames lie in the file of frames/ that is called like this row's file: one part brought
+both.
 
 `judged` are the frames that an image router looked at before the plan was final, in time order: its probability that
 the frame matters, and the visual tokens that the frame then got, 0 of one that was not shown.

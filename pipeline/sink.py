@@ -149,8 +149,9 @@ def _stage_windows(staging: str, run_id: str, scorer: str, windows: Sequence[Row
     answers: list[Row] = []
     frames: list[Row] = []
     for window in windows:
-        answers += [{**answer, "run_id": run_id} for answer in window["answers"]]
-        if window["write_frames"] and not window["error_type"]:
+        indexed = window["write_frames"] and not window["error_type"]
+        answers += [{**answer, "run_id": run_id, "indexed": indexed} for answer in window["answers"]]
+        if indexed:
             frames += _frames(window, run_id, scorer)
     counters = {
         "windows": len(windows),

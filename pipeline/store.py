@@ -25,6 +25,8 @@ from pipeline.refusals import BAD_CREDENTIALS, error_code, explain, http_status,
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}|arn:.*")
 MAX_KEY_BYTES = 1024
+READ_TIMEOUT_S = 20
+"""Without a byte of an answer. A request that hangs longer would outlast a driver's lease (lease.py)."""
 MAX_CONNECTIONS = 64
 """At once from one process: as many look-ups of a manifest are under way."""
 STREAM_BLOCK_BYTES = 1 << 22
@@ -46,6 +48,7 @@ def open_fs(uri: str) -> tuple[Any, str]:
         raise ConfigError(msg)
     config: dict[str, Any] = {
         "connect_timeout": 5,
+        "read_timeout": READ_TIMEOUT_S,
         "retries": {"mode": "standard", "max_attempts": 3},
         "max_pool_connections": MAX_CONNECTIONS,
     }
@@ -68,6 +71,18 @@ def read_bytes(uri: str) -> bytes:
     fs, path = open_fs(uri)
     with explained("read", uri):
         return fs.cat_file(path)
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """Return the whole content of a file, None when there is none (any more).
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    fs, path = open_fs(uri)
+    with explained("read", uri), contextlib.suppress(FileNotFoundError):
+        return fs.cat_file(path)
+    return None
 
 
 @contextlib.contextmanager
@@ -124,6 +139,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def settle(folder: str) -> None:
+    """Make what was deleted in a local folder stay deleted after a power cut; a bucket needs no such thing."""
+    path = Path(open_fs(folder)[1])
+    if not is_s3(folder) and path.is_dir():
+        with explained("settle", folder):
+            sync_folder(path)
 
 
 def write_table(uri: str, table: pa.Table) -> int:
@@ -299,6 +322,18 @@ def list_files(
                 yield entry
         if not found and not missing_ok and not exists(uri):
             raise FileNotFoundError
+
+
+def names_below(uri: str) -> list[str]:
+    """Return the names directly below a folder, sorted; none when there is no folder. A bucket is asked for no others.
+
+    Raises:
+        StoreError: it cannot be listed.
+    """
+    fs, path = open_fs(uri)
+    with explained("list", uri), contextlib.suppress(FileNotFoundError):
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False))
+    return []
 
 
 def _list_s3(fs: Any, path: str, starts: str) -> Iterator[FileEntry]:

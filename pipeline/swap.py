@@ -10,15 +10,16 @@ repeated.
 
 A reader asks for the note, lists the table, and asks for the note again. If it is the same, then only that swap can
 have been half done while the table was listed, and its old files are left out where its new file is there. If it is
-not, the reader lists again. Files that a reader has listed and not read yet may be gone when it comes to them: its read
-fails, it is never wrong.
+not, the reader lists again; and if neither the new file nor all old ones are there: a listing is no picture of one
+moment, files came and went while it was made. Files that a reader has listed and not read yet may be gone when it comes
+to them: its read fails, it is never wrong.
 
 Readers of other projects, which only list a table, see the rows of one swap twice for the time of one copy and one
 delete. They never miss a row.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline import store, store_bulk
@@ -49,21 +50,27 @@ def table_files(out: str, table: str) -> list[str]:
         before = _read(out)
         listed = store.list_files(store.join(out, table), missing_ok=True)
         files = [entry.uri for entry in listed if entry.uri.endswith(".parquet")]
-        if _read(out) == before:
-            return _current(store.join(out, table), files, json.loads(before) if before else {})
+        note = json.loads(before) if before else {}
+        if _read(out) == before and (current := _current(store.join(out, table), files, note)) is not None:
+            return current
     msg = f"{store.join(out, table)} is being compacted faster than it can be listed; try again when that is over"
     raise StoreError(msg)
 
 
-def replace(out: str, name: str, old: Mapping[str, Sequence[str]]) -> None:
+def replace(
+    out: str, name: str, old: Mapping[str, Sequence[str]], check: Callable[[], None] = lambda: None
+) -> None:
     """Replace files of each table by its staged file of that name, which holds their rows.
 
     Args:
         out: output folder; no other swap is under way, and nobody else writes there.
         name: of the new file, the same in every table.
         old: names of the files that go, per table.
+        check: raises when the folder is not held any more. It is asked when the swap is written down, too: a write
+            may take longer than a lease lasts, and who holds the folder then does the rest.
 
     Raises:
+        JobError: what `check` raises.
         StoreError: the folder cannot be written; then the swap does not count, or `finish` does the rest.
     """
     note = {
@@ -71,7 +78,9 @@ def replace(out: str, name: str, old: Mapping[str, Sequence[str]]) -> None:
         "name": name,
         "tables": {table: list(names) for table, names in old.items()},
     }
+    check()
     store.write_bytes(_uri(out), json.dumps(note).encode())
+    check()
     _apply(out, note)
 
 
@@ -93,15 +102,20 @@ def _apply(out: str, note: Mapping[str, Any]) -> None:
         store.move(staged_file(out, table, note["name"]), store.join(out, table, note["name"]))
     for table, names in note["tables"].items():
         store_bulk.delete_all([store.join(out, table, name) for name in names])
+    for table in note["tables"]:
+        store.settle(store.join(out, table))  # before the note that hides the old files is forgotten
 
 
-def _current(folder: str, files: list[str], note: Mapping[str, Any]) -> list[str]:
-    """Return the files of a table without those that the swap under way has replaced by one that is there."""
-    names = note.get("tables", {}).get(folder.rpartition("/")[2])
-    if not names or store.join(folder, note["name"]) not in files:
-        return files
-    gone = {store.join(folder, name) for name in names}
-    return [uri for uri in files if uri not in gone]
+def _current(folder: str, files: list[str], note: Mapping[str, Any]) -> list[str] | None:
+    """Return the files of a table without those that the swap under way has replaced by one that is there.
+
+    None = some of the old ones were missed, and the new one too.
+    """
+    names = note.get("tables", {}).get(folder.rpartition("/")[2], [])
+    old = {store.join(folder, name) for name in names}
+    if old and store.join(folder, note["name"]) in files:
+        return [uri for uri in files if uri not in old]
+    return files if old.issubset(files) else None
 
 
 def _uri(out: str) -> str:
@@ -109,7 +123,7 @@ def _uri(out: str) -> str:
 
 
 def _read(out: str) -> bytes | None:
-    return store.read_bytes(_uri(out)) if store.exists(_uri(out)) else None
+    return store.read_if_there(_uri(out))
 
 
 def _number(out: str) -> int:

@@ -28,8 +28,8 @@ def out(tmp_path):
 
 
 def write(out, name, answers, *, frames=True):
-    """Write a part: answers as (run, window, query, frames seen), and a file of frames unless told otherwise."""
-    columns = ("run_id", "window_id", "query_id", "frames_seen")
+    """Write a part: answers as (window, query, whether it is indexed here), and a file of frames or none."""
+    columns = ("window_id", "query_id", "indexed")
     answered = [rows.fill(dict(zip(columns, answer, strict=True)), rows.ANSWERS) for answer in answers]
     store.write_table(store.join(out, "answers", f"{name}.parquet"), rows.to_table(answered, rows.ANSWERS))
     if frames:
@@ -53,14 +53,14 @@ def test_every_window_is_planned_once(out):
 
 
 def test_answered_queries_are_not_asked_again_and_indexed_frames_not_written_again(out):
-    write(out, "r1-a", [("r1", FIRST, "q1", 9)])
+    write(out, "r1-a", [(FIRST, "q1", True)])
     first, *others = plan(out)
     assert first["query_ids"] == ["q2"]
     assert not first["write_frames"]
     assert first["frames_uri"] == store.join(out, "frames", "r1-a.parquet")
     assert len(others) == 2
     assert all(w["write_frames"] for w in others)
-    write(out, "r2-a", [("r2", FIRST, "q2", 9)], frames=False)
+    write(out, "r2-a", [(FIRST, "q2", False)], frames=False)
     assert len(plan(out)) == 2
 
 
@@ -70,23 +70,23 @@ def test_unusable_videos_and_videos_of_other_listings_have_no_windows(out):
 
 
 def test_a_window_that_failed_was_never_indexed(out):
-    write(out, "r1-a", [("r1", FIRST, "q1", 0), ("r1", "other", "q1", 3)])
+    write(out, "r1-a", [(FIRST, "q1", False), ("other", "q1", True)])
     assert place(out, FIRST) == ""
     assert place(out, "other") == "r1-a"
     assert plan(out)[0]["write_frames"]
 
 
 def test_a_window_whose_file_of_frames_is_gone_is_written_down_again(out):
-    write(out, "r1-a", [("r1", FIRST, "q1", 9)], frames=False)
+    write(out, "r1-a", [(FIRST, "q1", True)], frames=False)
     first = plan(out)[0]
     assert (first["frames_uri"], first["write_frames"], first["query_ids"]) == ("", True, ["q2"])
 
 
 def test_later_answers_beside_frames_of_other_windows_do_not_lead_there(out):
     """Whatever files are called: once parts are merged, their names do not tell which is older."""
-    write(out, "z", [("r1", FIRST, "q1", 9)])
-    write(out, "a", [("r2", FIRST, "q2", 9), ("r2", "new", "q1", 9)])
-    write(out, "b", [("r3", FIRST, "q3", 9)], frames=False)
+    write(out, "z", [(FIRST, "q1", True)])
+    write(out, "a", [(FIRST, "q2", False), ("new", "q1", True)])
+    write(out, "b", [(FIRST, "q3", False)], frames=False)
     assert place(out, FIRST) == "z"
     assert place(out, "new") == "a"
 
@@ -107,7 +107,7 @@ def test_places_are_those_of_a_slow_look_at_all_parts(out):
     expected = {}
     while parts:
         group = [parts.pop() for _ in range(min(len(parts), dice.randint(1, 4)))]
-        answers = [(run, name, run, 3) for run, mine, _ in group for name in mine]
+        answers = [(name, run, name in new) for run, mine, new in group for name in mine]
         fresh = [name for _, _, new in group for name in new]
         file = f"{dice.random():.6f}"
         write(out, file, answers, frames=bool(fresh))
@@ -117,7 +117,7 @@ def test_places_are_those_of_a_slow_look_at_all_parts(out):
 
 
 def test_what_is_remembered_is_small(out):
-    answers = [("r", f"w{number}", query, 300) for number in range(500) for query in ("q1", "q2")]
+    answers = [(f"w{number}", query, True) for number in range(500) for query in ("q1", "q2")]
     write(out, "part", answers)
     found = read_answered(out)
     assert found.answers.nbytes == 8 * 1000

@@ -182,6 +182,25 @@ def test_a_folder_that_is_taken_over_is_let_alone(out):
     assert everything(out) == before
 
 
+def test_a_note_that_took_too_long_to_write_is_for_the_next_to_act_on(out):
+    """Meanwhile another driver may have taken over: nothing is moved or deleted beside it."""
+    before, asked = everything(out), []
+
+    def lost_meanwhile():
+        asked.append(None)
+        if len(asked) == 2:
+            msg = "taken over"
+            raise JobError(msg)
+
+    with pytest.raises(JobError, match="taken over"):
+        compact.compact(out, PART_BYTES, lost_meanwhile)
+    assert len(list(store.list_files(store.join(out, "videos")))) == 15
+    assert everything(out) == before
+    swap.finish(out)
+    assert len(names(out, "videos")) < 15
+    assert everything(out) == before
+
+
 def test_later_runs_are_brought_together_with_earlier_ones(out):
     compact.compact(out, PART_BYTES)
     for number in range(20, 24):
@@ -298,6 +317,39 @@ def test_a_swap_between_the_two_looks_at_the_note_is_noticed(out, monkeypatch):
     monkeypatch.setattr(store, "list_files", late)
     assert everything(out) == before
     assert lists == 1
+
+
+def test_a_listing_that_missed_what_was_exchanged_meanwhile_is_made_again(out, monkeypatch):
+    """A folder is read first, and its files are looked at afterwards, when the old ones are gone."""
+    before, listing, move, lists = everything(out), store.list_files, store.move, 0
+
+    def overtaken(source, target):
+        """Let a reader take the names now, and look at them when the files have been exchanged."""
+        old = {entry.uri for entry in listing(store.join(out, "videos"))}
+        move(source, target)
+        if "/videos/" not in target:
+            return
+
+        def late(uri, **options):
+            nonlocal lists
+            lists += 1
+            there = listing(uri, **options)
+            return (entry for entry in there if entry.uri in old) if lists == 1 else there
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store_bulk, "delete_all", lambda uris: list(map(store.delete, uris)))
+            note = json.loads(store.read_bytes(swap._uri(out)))
+            store_bulk.delete_all([store.join(out, "videos", name) for name in note["tables"]["videos"]])
+            patch.setattr(store, "list_files", late)
+            assert {row["video_id"] for row in ledger.scan(out, "videos", ["video_id"])} == {
+                f"{number:016x}" for number in range(15)
+            }
+
+    monkeypatch.setattr(store, "move", overtaken)
+    compact.compact(out, PART_BYTES)
+    assert lists > 1
+    monkeypatch.undo()
+    assert everything(out) == before
 
 
 def test_a_folder_that_changes_all_the_time_is_not_listed_for_ever(out, monkeypatch):

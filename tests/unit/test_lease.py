@@ -107,6 +107,15 @@ def test_it_is_given_back_whatever_happens(out):
         assert not lease.runs(holder)
 
 
+def test_who_gave_it_back_commits_nothing_more(out):
+    """Commits of a command that was interrupted may still be under way."""
+    store.write_bytes(store.join(out, "_run", "r0", "stats.json"), b"{}")
+    with lease.held(out, "r1") as held:
+        held.check()
+    with pytest.raises(JobError, match="given back"):
+        held.check()
+
+
 def test_the_second_on_this_machine_is_refused_at_once_and_told_by_whom(out):
     with lease.held(out, "first") as held:
         with pytest.raises(JobError) as refused, lease.held(out, "second"):

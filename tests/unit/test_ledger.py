@@ -122,10 +122,34 @@ def test_a_part_whose_files_another_run_removed_is_not_committed(out):
     reopen(out)  # and the folder is still usable
 
 
-def test_a_recovered_run_is_not_looked_at_again(used, monkeypatch):
-    reopen(used)
-    monkeypatch.setattr(ledger, "_publish", lambda *_: pytest.fail("recovered twice"))
-    reopen(used)
+def test_a_recovered_run_is_not_looked_at_again(out):
+    run = start(out)
+    ledger.commit(run, part(run, "a"))
+    reopen(out)
+    for uri in ledger.part_files(out, "videos"):
+        store.delete(uri)
+    part(run, "a")  # a machine that nobody could reach writes it once more
+    reopen(out)
+    assert ids(out) == []
+    assert not list(store.list_files(run.staging, missing_ok=True))
+
+
+def test_of_a_dead_run_only_the_records_of_staged_parts_are_read(out, monkeypatch):
+    """A run of ten million files has a hundred thousand records, and those of a few parts are half done."""
+    run = start(out)
+    for name in "abc":
+        ledger.commit(run, part(run, name))
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.commit(run, part(run, "d"))
+    part(run, "e")
+    asked = []
+    read = store.read_if_there
+    monkeypatch.setattr(store, "read_if_there", lambda uri: asked.append(uri) or read(uri))
+    reopen(out)
+    assert ids(out) == ["a", "b", "c", "d"]
+    assert len([uri for uri in asked if "/commits/" in uri]) == 2
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ def out(tmp_path):
     timeout = {"error_type": "DecodeError", "error_message": "half.mp4: timed out", "uri": "half.mp4"}
     write(out, "videos", "r1-v", {"video_id": "good"}, {"video_id": "bad", **bad}, {"video_id": "half"})
     write(out, "videos", "r1-w", {"video_id": "elsewhere", **bad})
-    write(out, "answers", "r1-a", *(answer("good", 0, q, 3) for q in ("q1", "q2")))
-    write(out, "answers", "r1-b", answer("half", 0, "q1", 3), answer("half", 1, "q1", 3))
-    write(out, "answers", "r2-c", answer("half", 0, "q2", 3), answer("half", 1, "q2", 0, **timeout))
+    write(out, "answers", "r1-a", *(answer("good", 0, q, True) for q in ("q1", "q2")))
+    write(out, "answers", "r1-b", answer("half", 0, "q1", True), answer("half", 1, "q1", True))
+    write(out, "answers", "r2-c", answer("half", 0, "q2", False), answer("half", 1, "q2", False, **timeout))
     for name, video in (("r1-a", "good"), ("r1-b", "half")):
         write(out, "frames", name, *({"video_id": video, "wanted_s": at} for at in (0.0, 1.0, 10.0)))
     verdicts = [
@@ -43,10 +43,10 @@ def write(out, table, name, *content):
     store.write_table(store.join(out, table, f"{name}.parquet"), rows.to_table(filled, schema))
 
 
-def answer(video, number, query, frames_seen, **more):
+def answer(video, number, query, indexed, **more):
     start_s = number * 10.0
     found = {"video_id": video, "window_id": window_id(video, "1", start_s, start_s + 10), "query_id": query}
-    return {**found, "start_s": start_s, "end_s": start_s + 10, "frames_seen": frames_seen, **more}
+    return {**found, "start_s": start_s, "end_s": start_s + 10, "indexed": indexed, **more}
 
 
 def keys(out, table, *columns):
@@ -99,7 +99,7 @@ def test_questions_that_are_not_asked_stay_as_they_are(out):
 
 def test_a_part_without_rows_is_gone(out):
     bad = {"error_type": "AnswerError", "error_message": "no model", "uri": "good.mp4"}
-    write(out, "answers", "r3-d", answer("good", 1, "q1", 0, **bad))
+    write(out, "answers", "r3-d", answer("good", 1, "q1", False, **bad))
     go(out)
     assert not store.exists(store.join(out, "answers", "r3-d.parquet"))
 
@@ -107,7 +107,7 @@ def test_a_part_without_rows_is_gone(out):
 def test_frames_of_a_window_without_any_answer_left_go_with_it(out):
     """They would be written a second time: nothing says any more that they are there."""
     bad = {"error_type": "AnswerError", "error_message": "no model", "uri": "good.mp4"}
-    write(out, "answers", "r3-d", answer("good", 2, "q1", 2, **bad), answer("good", 3, "q1", 2))
+    write(out, "answers", "r3-d", answer("good", 2, "q1", True, **bad), answer("good", 3, "q1", True))
     write(out, "frames", "r3-d", *({"video_id": "good", "wanted_s": at} for at in (20.0, 29.5, 30.0)))
     before = state(out)[3]
     go(out)
@@ -117,9 +117,23 @@ def test_frames_of_a_window_without_any_answer_left_go_with_it(out):
     assert answered.frames_uri(window_id("good", "1", 30, 40)).endswith("r3-d.parquet")
 
 
+def test_a_good_answer_from_elsewhere_does_not_lead_to_frames_that_went(out):
+    """The second question was answered from the first one's frames, in a part with frames of another window."""
+    bad = {"error_type": "AnswerError", "error_message": "no model", "uri": "good.mp4"}
+    write(out, "answers", "r3-d", answer("good", 2, "q1", True, **bad))
+    write(out, "frames", "r3-d", {"video_id": "good", "wanted_s": 20.0})
+    write(out, "answers", "r4-e", answer("good", 2, "q2", False), answer("good", 3, "q2", True))
+    write(out, "frames", "r4-e", {"video_id": "good", "wanted_s": 30.0})
+    go(out)
+    assert ("good", 20.0) not in state(out)[3]
+    answered = read_answered(out)
+    assert answered.frames_uri(window_id("good", "1", 20, 30)) == "", "it is decoded and written down again"
+    assert answered.frames_uri(window_id("good", "1", 30, 40)).endswith("r4-e.parquet")
+
+
 def test_frames_that_another_answer_speaks_for_stay(out):
     bad = {"error_type": "AnswerError", "error_message": "no model", "uri": "good.mp4"}
-    write(out, "answers", "r3-d", answer("good", 2, "q1", 2, **bad), answer("good", 2, "q2", 2))
+    write(out, "answers", "r3-d", answer("good", 2, "q1", True, **bad), answer("good", 2, "q2", True))
     write(out, "frames", "r3-d", {"video_id": "good", "wanted_s": 20.0})
     go(out)
     assert ("good", 20.0) in state(out)[3]
@@ -128,7 +142,7 @@ def test_frames_that_another_answer_speaks_for_stay(out):
 
 def test_cut_short_between_any_two_files_it_goes_on_to_the_same_end(out, tmp_path):
     bad = {"error_type": "AnswerError", "error_message": "no model", "uri": "good.mp4"}
-    write(out, "answers", "r3-d", answer("good", 2, "q1", 2, **bad))
+    write(out, "answers", "r3-d", answer("good", 2, "q1", True, **bad))
     write(out, "frames", "r3-d", {"video_id": "good", "wanted_s": 20.0})
     for number in range(100):
         copy = tmp_path / f"copy{number}"

@@ -110,8 +110,8 @@ def test_watching_reads_each_commit_once_and_ends_with_the_run(out, monkeypatch,
     run = begun(out, 2)
     commit(run, "0")
     reads = []
-    read = store.read_bytes
-    monkeypatch.setattr(store, "read_bytes", lambda uri: reads.append(uri) or read(uri))
+    read = store.read_if_there
+    monkeypatch.setattr(store, "read_if_there", lambda uri: reads.append(uri) or read(uri))
     naps = iter([lambda: commit(run, "1"), lambda: ledger.close_run(run, {})])
     monkeypatch.setattr(status.time, "sleep", lambda _seconds: next(naps)())
     with lease.held(out, run.run_id):

@@ -145,6 +145,13 @@ def test_what_is_missing_or_in_the_way_is_named(tmp_path: Path) -> None:
         store.write_bytes(missing + "/below", b"")
 
 
+def test_names_below_are_those_of_files_and_folders_there(tmp_path: Path) -> None:
+    for name in ("b/c/d.txt", "b/e.txt", "a.txt"):
+        store.write_bytes(str(tmp_path / name), b"x")
+    assert store.names_below(str(tmp_path)) == ["a.txt", "b"]
+    assert store.names_below(str(tmp_path / "nothing")) == []
+
+
 def test_only_disks_and_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"gs://b/x: cannot read gs://"):
         store.open_fs("gs://b/x")
