@@ -251,9 +251,9 @@ def other_settings(costs: Costs, files: int) -> list[Case]:
     stream = streams(costs, base.assumed, some)[1]
     first, second = base.cluster.slots(stream)
     return [
-        replace(base, name="16 commits at a time", cluster=replace(base.cluster, commits_at_once=16)),
-        replace(base, name="bundles of 32 windows behind scoring", settings=replace(some, bundle=32)),
-        replace(base, name="256 windows per part", settings=replace(some, windows_per_part=256)),
+        replace(base, name="one commit at a time", cluster=replace(base.cluster, commits_at_once=1)),
+        replace(base, name="every window a block to the end", settings=replace(some, bundle=1)),
+        replace(base, name="32 windows per part", settings=replace(some, windows_per_part=32)),
         replace(base, name="256 windows per task", settings=replace(some, windows_per_task=256)),
         replace(base, name="2,000,000 answers per shard", settings=replace(some, answers_per_shard=2_000_000)),
         replace(base, name="16 prefixes", store=replace(STORE, prefixes=16)),

@@ -47,16 +47,24 @@ def windows_per_part(
 ) -> int:
     """Return how many windows of a run are written and committed together.
 
-    A run of a million short windows writes fewer and larger parts than one of a hundred; their size is reckoned from
-    the first windows of the list.
+    Their size is reckoned from the first windows of the list.
     """
-    grown = sum(part.stop - part.start for part in windows) // MAX_PARTS
-    if grown <= settings.windows_per_part:
+    num_windows = sum(part.stop - part.start for part in windows)
+    if num_windows // MAX_PARTS <= settings.windows_per_part:
         return settings.windows_per_part
     sample = ledger.read_slice(windows[0].uri, windows[0].start, windows[0].stop)
     mean_s = sum(window["end_s"] - window["start_s"] for window in sample) / len(sample)
-    window_bytes = mean_s * sample_fps * FRAME_BYTES + num_queries * ANSWER_BYTES
-    return max(settings.windows_per_part, min(grown, int((settings.part_mb << 20) / window_bytes)))
+    return grown_part(settings, num_windows, mean_s * sample_fps, num_queries)
+
+
+def grown_part(settings: SinkConfig, num_windows: int, frames: float, num_queries: int) -> int:
+    """Return the windows of a part in a run of so many, of so many frames each.
+
+    A run of a million short windows writes fewer and larger parts than one of a hundred.
+    """
+    window_bytes = frames * FRAME_BYTES + num_queries * ANSWER_BYTES
+    fitting = int((settings.part_mb << 20) / window_bytes)
+    return max(settings.windows_per_part, min(num_windows // MAX_PARTS, fitting))
 
 
 def stage_part(

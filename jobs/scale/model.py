@@ -75,7 +75,7 @@ class Cluster:
     """Of one spot machine; it vanishes with all it works on and another is asked for."""
     bytes_per_s: float = inf
     """Network of one machine."""
-    commits_at_once: int = 1
+    commits_at_once: int = 16
     core_speed: float = 1.0
     """Below 1 where others use the cores too."""
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from jobs.scale.model import Cluster, Outcome, Store, Stream
 from jobs.scale.simulation import simulate
+from pipeline import sink
+from pipeline.config import SinkConfig, WindowConfig
 
 FOOTER_REQUESTS = 2
 """To open a Parquet file: its length and its footer."""
@@ -64,13 +66,12 @@ class Assumed:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the flow cuts work; the defaults are those of jobs/flow.py, but for parts."""
+    """How the flow cuts work; the defaults are those of jobs/flow.py and pipeline/config.py."""
 
-    windows_per_part: int = 32
-    """Large runs make larger parts (pipeline/sink.py); not simulated by default."""
+    windows_per_part: int = 0
     windows_per_task: int = 0
-    """0 = as the flow has it for so many."""
-    bundle: int = 1
+    """0 = as the flow has it for so many; the same of those below."""
+    bundle: int = 0
     """Windows that go from planning on as one."""
     files_per_task: int = 0
     answers_per_shard: int = 0
@@ -100,14 +101,19 @@ def streams(costs: Costs, assumed: Assumed, settings: Settings) -> tuple[Stream,
 
     windows_of_file = max(1, round(assumed.video_s / settings.window_s))
     num_windows, length_s = assumed.files * windows_of_file, assumed.video_s / windows_of_file
-    per_task = settings.windows_per_task or min(num_windows // flow.MIN_TASKS + 1, flow.MAX_WINDOWS_PER_TASK)
+    per_task = settings.windows_per_task or flow.windows_per_task(num_windows)
+    frames = length_s * WindowConfig().sample_fps
+    per_part = settings.windows_per_part or sink.grown_part(
+        SinkConfig(), num_windows, frames, assumed.questions
+    )
+    bundle = settings.bundle or min(per_task, SinkConfig().windows_per_part)
     commit_s = {
         name: costs.commit_s + requests * assumed.request_s for name, requests in COMMIT_REQUESTS.items()
     }
     probe = Stream(
         "probe",
         items=assumed.files,
-        items_per_unit=settings.files_per_task or flow.FILES_PER_TASK,
+        items_per_unit=settings.files_per_task or flow.files_per_task(assumed.files),
         first_s=costs.probe_s,
         unit_driver_s=2 * costs.step_s,
         first_driver_s=costs.step_s / flow.VIDEOS_PER_PART,
@@ -127,18 +133,18 @@ def streams(costs: Costs, assumed: Assumed, settings: Settings) -> tuple[Stream,
         unit_driver_s=costs.step_s,
         # a window with its pixels is a block of its own, out of decoding and through scoring
         first_driver_s=costs.step_s,
-        second_driver_s=costs.step_s * (1 + 2 / settings.bundle + 1 / settings.windows_per_part),
+        second_driver_s=costs.step_s * (1 + 2 / bundle + 1 / per_part),
         item_requests=assumed.window_requests,
         item_wait_s=assumed.window_requests * assumed.request_s,
         item_bytes=costs.video_bytes_per_s * length_s,
-        items_per_part=settings.windows_per_part,
+        items_per_part=per_part,
         commit_s=commit_s["answer"],
         commit_requests=COMMIT_REQUESTS["answer"] + 2,
     )
     num_answers = num_windows * assumed.questions
     per_shard = settings.answers_per_shard or flow.ANSWERS_PER_SHARD
     shards = num_answers // per_shard + 1
-    parts = -(-num_windows // settings.windows_per_part)
+    parts = -(-num_windows // per_part)
     judge = Stream(
         "judge",
         items=shards,
@@ -164,7 +170,7 @@ def run(
     """Return what comes of a job; machines that idle through the driver's own work for too long are given back."""
     probe, answer, judge = streams(costs, assumed, settings)
     num_answers = answer.items * assumed.questions
-    parts = -(-answer.items // settings.windows_per_part)
+    parts = -(-answer.items // answer.items_per_part)
     footers_s = parts * FOOTER_REQUESTS * assumed.request_s / cluster.commits_at_once
     alone_s = {
         "list": assumed.files * costs.list_s,

@@ -17,11 +17,13 @@ FREE = replace(COSTS, write_s=0.0, step_s=0.0, list_s=0.0, plan_s=0.0, count_s=0
 
 def test_tasks_are_cut_as_the_flow_cuts_them() -> None:
     probe, answer, judge = streams(COSTS, Assumed(files=10_000_000, questions=10), Settings())
-    assert len(probe.sizes) == 10_000_000 // flow.FILES_PER_TASK
+    assert len(probe.sizes) == -(-10_000_000 // flow.MAX_FILES_PER_TASK)
     assert len(answer.sizes) == 10_000_000 // flow.MAX_WINDOWS_PER_TASK == 156_250
     assert judge.items == 10_000_000 * 10 // flow.ANSWERS_PER_SHARD + 1
+    assert 100 < answer.items_per_part < 110, "as many of 300 frames as fit into 128 MiB"
     few = streams(COSTS, Assumed(files=100), Settings())[1]
     assert len(few.sizes) == 100
+    assert few.items_per_part == 32
 
 
 def test_a_job_without_any_limit_is_efficient() -> None:
@@ -35,11 +37,11 @@ def test_a_job_without_any_limit_is_efficient() -> None:
 def test_settings_and_machines_move_what_they_should() -> None:
     assumed, cluster = Assumed(files=20_000), Cluster(50, cores=8)
     base = run(COSTS, assumed, Settings(), cluster, Store())
-    bundled = run(COSTS, assumed, Settings(bundle=32), cluster, Store())
-    assert base.outcomes["answer"].driver_busy_s > 1.3 * bundled.outcomes["answer"].driver_busy_s
-    fast = run(COSTS, assumed, Settings(), replace(cluster, commits_at_once=16), Store())
-    assert base.phases_s["answer"] >= fast.phases_s["answer"]
-    assert base.phases_s["read footers"] == pytest.approx(16 * fast.phases_s["read footers"])
+    blocks = run(COSTS, assumed, Settings(bundle=1), cluster, Store())
+    assert blocks.outcomes["answer"].driver_busy_s > 1.3 * base.outcomes["answer"].driver_busy_s
+    slow = run(COSTS, assumed, Settings(), replace(cluster, commits_at_once=1), Store())
+    assert slow.phases_s["answer"] > base.phases_s["answer"]
+    assert slow.phases_s["read footers"] == pytest.approx(16 * base.phases_s["read footers"])
 
 
 def test_machines_that_idle_too_long_are_given_back() -> None:
