@@ -49,11 +49,11 @@ class Arguments:
 
     media: Path
     """Folder with clips."""
-    seconds: float = 60.0
+    seconds: float = 150.0
     """Each clip is repeated until it lasts so long."""
     copies: int = 1
     """How often each is copied in the short archive; ten times as often in the long one."""
-    turns: int = 2
+    turns: int = 1
     """How often each way goes through the long archive."""
     window_s: float = 300.0
     """Seconds of one window."""
