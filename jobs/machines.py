@@ -55,7 +55,7 @@ class Machines:
     max_workers: int = UNBOUNDED
     """Machines that the autoscaler starts at most, of all kinds together."""
     known: bool = True
-    """False where there may be an autoscaler whose settings cannot be read."""
+    """False where an autoscaler's settings cannot be read, or do not say how large its machines are."""
 
     def with_labels(self, labels: Mapping[str, str]) -> list[Kind]:
         """Return the kinds that carry the labels and may have a machine."""
@@ -101,7 +101,7 @@ def survey_machines() -> Machines:
     heads = [node for node in nodes if HEAD_LABEL in node["Resources"]]
     config = _autoscaler_config(heads[0]["NodeID"]) if heads else None
     if config is not None:
-        return with_types(of_nodes(heads), config)
+        return grown(nodes, config)
     machines = of_nodes(nodes)
     grows = any(node["Labels"].get(GROUP_LABEL) for node in nodes)
     return replace(machines, known=machines.total("CPU") > 0 and not grows)
@@ -133,11 +133,24 @@ def _merged(kinds: Sequence[Kind]) -> list[Kind]:
     return list(counts.values())
 
 
+def grown(nodes: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Machines:
+    """Return the machines of `ray.nodes()` with all that their autoscaler may start.
+
+    A machine of a type whose size is known is one of those that the type may have; of all others, as those that
+    joined by hand, only their being there tells.
+    """
+    sized = {name for name, node in _worker_types(config).items() if node.get("resources")}
+    apart = [
+        node
+        for node in nodes
+        if HEAD_LABEL in node["Resources"] or node["Labels"].get(GROUP_LABEL) not in sized
+    ]
+    return with_types(of_nodes(apart), config)
+
+
 def with_types(there: Machines, config: Mapping[str, Any]) -> Machines:
     """Return what is there and, beside it, the worker node types of an autoscaler's configuration."""
     limit = int(config.get("max_workers", UNBOUNDED))
-    head = config.get("head_node_type")
-    types = {name: node for name, node in config.get("available_node_types", {}).items() if name != head}
     kinds = [
         Kind(
             name,
@@ -145,9 +158,17 @@ def with_types(there: Machines, config: Mapping[str, Any]) -> Machines:
             dict(node.get("resources", {})),
             dict(node.get("labels", {})),
         )
-        for name, node in types.items()
+        for name, node in _worker_types(config).items()
     ]
-    return Machines([*there.kinds, *kinds], max_workers=limit)
+    known = all(kind.resources for kind in kinds if kind.count)
+    return Machines([*there.kinds, *kinds], max_workers=limit, known=known)
+
+
+def _worker_types(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the node types that workers may have: the head's too, where it says so."""
+    head = config.get("head_node_type")
+    types = config.get("available_node_types", {})
+    return {name: node for name, node in types.items() if name != head or node.get("max_workers")}
 
 
 def _autoscaler_config(head_id: str) -> dict[str, Any] | None:

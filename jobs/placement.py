@@ -79,7 +79,7 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
         if any(kind.comes for kind in machines.kinds):
             _bound_growth(placement, machines)
     else:
-        logger.info("the cluster has no CPUs yet, and does not tell what it can get: not judged")
+        logger.info("the cluster does not tell what it can get: not judged")
     for who, seat in (("scoring", placement.scorer), ("answering", placement.answerer)):
         logger.info(
             "%s: %d to %d actors of %s on %s",

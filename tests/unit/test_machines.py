@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jobs.machines import Kind, Machines, of_nodes, read_autoscaler_config, with_types
+from jobs.machines import Kind, Machines, grown, of_nodes, read_autoscaler_config, with_types
 from jobs.placement import GPU_MACHINES
 
 HEAD = Kind("head", 1, {"CPU": 0.0}, comes=False)
@@ -42,6 +42,51 @@ def test_equal_machines_are_one_kind():
     }
     [kind] = of_nodes([node, other]).kinds
     assert (kind.count, dict(kind.labels), kind.comes) == (2, {"role": "gpu"}, False)
+
+
+def node(group="", **resources):
+    return {"Resources": resources, "Labels": {"ray.io/node-group": group} if group else {}}
+
+
+ON_AWS = {
+    "max_workers": 5,
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 4}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
+    },
+}
+HEAD_NODE = node("head", CPU=4.0, **{"node:__internal_head__": 1.0})
+
+
+def test_machines_that_joined_by_hand_are_there_beside_those_that_may_come():
+    nodes = [HEAD_NODE, node("gpu", CPU=8.0, GPU=1.0), node(CPU=64.0), node("theirs", CPU=2.0)]
+    machines = grown(nodes, ON_AWS)
+    assert (machines.total("CPU"), machines.total("GPU")) == (4 + 3 * 8 + 64 + 2, 3)
+    assert machines.known
+
+
+def test_a_head_type_may_have_workers():
+    types = ON_AWS["available_node_types"]
+    config = {
+        **ON_AWS,
+        "available_node_types": {**types, "head": {"resources": {"CPU": 4}, "max_workers": 2}},
+    }
+    machines = grown([HEAD_NODE, node("head", CPU=4.0)], config)
+    assert machines.total("CPU") == 4 + 2 * 4 + 3 * 8
+
+
+def test_of_a_type_without_a_size_what_is_there_counts_and_nothing_is_judged():
+    on_premise = {
+        "max_workers": 2,
+        "head_node_type": "local.cluster.node",
+        "available_node_types": {"local.cluster.node": {"resources": {}, "max_workers": 2}},
+    }
+    group = "local.cluster.node"
+    head = node(group, CPU=4.0, **{"node:__internal_head__": 1.0})
+    machines = grown([head, node(group, CPU=8.0, GPU=1.0), node(group, CPU=8.0, GPU=1.0)], on_premise)
+    assert (machines.total("CPU"), machines.total("GPU")) == (20, 2)
+    assert not machines.known
 
 
 def test_machines_of_one_role_share_max_workers():
