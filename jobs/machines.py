@@ -7,6 +7,7 @@ and that file is out of reach: then only what is there is known, and `known` say
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,6 +69,24 @@ class Machines:
     def num_seats(self, needed: Mapping[str, float], labels: Mapping[str, str]) -> int:
         """Return how many seats of a size there can be on machines with the labels; a seat never spans two."""
         return int(self._most(lambda kind: min(kind.seats(needed), UNBOUNDED), labels))
+
+    def split(self, resource: str, amount: float) -> "tuple[Machines, Machines]":
+        """Return the machines that an amount of a resource takes, and what there can be beside them.
+
+        Those that are there are taken first, then those with the most of it.
+        """
+        taken: list[Kind] = []
+        left: list[Kind] = []
+        room = self.max_workers
+        for kind in sorted(self.kinds, key=lambda kind: (kind.comes, -kind.resources.get(resource, 0.0))):
+            each = kind.resources.get(resource, 0.0)
+            wanted = math.ceil(amount / each - 1e-9) if each and amount > 0 else 0
+            count = min(wanted, kind.count, room if kind.comes else kind.count)
+            amount -= count * each
+            room -= count if kind.comes else 0
+            taken.append(replace(kind, count=count))
+            left.append(replace(kind, count=kind.count - count))
+        return replace(self, kinds=taken), replace(self, kinds=left, max_workers=room)
 
     def _most(self, of: Any, labels: Mapping[str, str]) -> float:
         """Return the sum over the machines with the most of something, within `max_workers`."""

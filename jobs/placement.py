@@ -92,20 +92,26 @@ def most_resources(placement: Placement, machines: Machines) -> tuple[float, flo
     """Return the CPUs and GPUs up to which Ray Data may ask an autoscaler for machines.
 
     The autoscaler grants all of such a request or nothing: one that is a single CPU too large for what it may ever
-    start brings no machine at all, no GPU either. Ray Data rounds each stage's share up, without labels; so it is told
-    of the CPUs that its tasks can use, where GPU machines have others that take the rounding, else of a little less
-    than there can be.
+    start brings no machine at all, no GPU either. So the machines that the pools' GPUs take are off `max_workers`
+    before CPUs are counted. Ray Data rounds each stage's share up, without labels; so it is told of the CPUs that its
+    tasks can use, where GPU machines have others that take the rounding, else of a little less than there can be.
     """
-    cpus, all_cpus = machines.total("CPU", placement.labels), machines.total("CPU")
+    gpus = machines.total("GPU")
+    taken, left = machines.split("GPU", min(_most_gpus(placement), gpus))
+    cpus, all_cpus = (
+        taken.total("CPU", labels) + left.total("CPU", labels) for labels in (placement.labels, None)
+    )
     roomy = all_cpus - cpus >= ROUNDING_CPUS
     least = (
         DECODE_CPUS
         + sum(seat.num_cpus * seat.pool.min_size for seat in (placement.scorer, placement.answerer))
         + 1
     )
-    return max(cpus if roomy else min(cpus, all_cpus - ROUNDING_CPUS), min(least, cpus)), machines.total(
-        "GPU"
-    )
+    return max(cpus if roomy else min(cpus, all_cpus - ROUNDING_CPUS), min(least, cpus)), gpus
+
+
+def _most_gpus(placement: Placement) -> float:
+    return sum(seat.num_gpus * seat.pool.max_size for seat in (placement.scorer, placement.answerer))
 
 
 def _bound_growth(placement: Placement, machines: Machines) -> None:
@@ -115,8 +121,7 @@ def _bound_growth(placement: Placement, machines: Machines) -> None:
     cpus, gpus = most_resources(placement, machines)
     options = DataContext.get_current().execution_options
     options.resource_limits = ExecutionResources.for_limits(cpu=cpus, gpu=gpus)
-    wanted = sum(seat.num_gpus * seat.pool.max_size for seat in (placement.scorer, placement.answerer))
-    if wanted > gpus:
+    if (wanted := _most_gpus(placement)) > gpus:
         logger.warning(
             "the pools may grow to %g GPUs, the cluster to %g: lower --score.pool.max-size or --answer.pool.max-size,"
             " or the last machines may not be asked for", wanted, gpus,

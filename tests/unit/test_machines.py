@@ -97,6 +97,14 @@ def test_machines_of_one_role_share_max_workers():
     assert Machines([HEAD, spot, large]).num_seats({"GPU": 4.0}, {"role": "other"}) == 0
 
 
+def test_what_an_amount_takes_is_off_what_is_left():
+    there = Kind("machine", 1, {"GPU": 1.0, "CPU": 2.0}, comes=False)
+    large, small = Kind("large", 1, {"GPU": 4.0, "CPU": 16.0}), Kind("small", 9, {"GPU": 1.0, "CPU": 4.0})
+    taken, left = Machines([small, large, there], max_workers=4).split("GPU", 5.5)
+    assert {kind.name: kind.count for kind in taken.kinds} == {"machine": 1, "large": 1, "small": 1}
+    assert (taken.total("CPU"), left.max_workers, left.total("CPU")) == (22, 2, 8)
+
+
 @pytest.fixture
 def monitor(tmp_path):
     """A process that looks like an autoscaler's, and what it was started with."""

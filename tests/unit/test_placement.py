@@ -168,3 +168,11 @@ def test_the_small_cpu_scorer_takes_no_gpu():
 def test_what_an_autoscaler_may_be_asked_for(kinds, expected):
     machines = Machines(kinds, max_workers=24)
     assert most_resources(places(machines), machines) == expected
+
+
+def test_the_machines_of_the_pools_gpus_leave_no_room_for_others():
+    # 16 of 20 machines are taken by GPUs, 4 are left to decode
+    machines = Machines([HEAD, DECODE, GPU], max_workers=20)
+    assert most_resources(places(machines, max_size=8), machines) == (4 * 32, 16)
+    # pools of one GPU each take 2 machines, and all 8 that decode may come
+    assert most_resources(places(machines), machines) == (8 * 32, 16)
