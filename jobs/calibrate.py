@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.models import Device
 from jobs.resolve import Resolved
 from pipeline import rows, sink, stages, store
 from pipeline.config import JobConfig
@@ -48,6 +49,7 @@ class Calibration:
     scored: bool = False
     """Whether relevance is real."""
     answered_by_model: bool = False
+    answered_on: Device = "cpu"
     parts: list[tuple[str, int, int, int]] = field(default_factory=list[tuple[str, int, int, int]])
     """(table, rows, bytes, bytes of one row alone) of what would be written."""
     write_cpu_s: float = 0.0
@@ -73,19 +75,19 @@ def calibrate(
     found = Calibration()
     reader = Reader(config.decode, config.window)
     scorer = _scorer(config, queries, plan, loads=loads)
-    answerer = _answerer(config, queries, plan, loads=loads)
+    answerer, found.answered_on = _answerer(config, queries, plan, loads=loads)
     found.scored, found.answered_by_model = scorer is not None, bool(loads and plan.answerer_facts.name)
     ends_s, ends_cpu_s = time.monotonic() + MOST_WALL_S, cpu_s() + MOST_CPU_S
     answered: list[Any] = []
     for number, window in enumerate(windows[:MOST_PIECES]):
         if number and (time.monotonic() > ends_s or cpu_s() > ends_cpu_s):
             break
-        piece = _cut(window)
-        row = _seen(piece, reader, scorer, config, plan, warms_up=not number)
+        is_cold = not found.windows  # the first pieces may have failed
+        row = _seen(_cut(window), reader, scorer, config, plan, warms_up=is_cold)
         if row["error_type"]:
             continue
         row = _planned(row, reader, config, queries, plan)
-        if found.answered_by_model and not number:
+        if found.answered_by_model and is_cold:
             _answered(row, answerer)  # as with the scorer, the first call does not count
         row, table = _answered(row, answerer)
         found.windows.append(row)
@@ -125,8 +127,10 @@ def _is_here(model: str) -> bool:
     return not model or model.startswith("package:") or Path(model).is_dir()
 
 
-def _answerer(config: JobConfig, queries: Sequence[Query], plan: Resolved, *, loads: bool) -> Any:
-    """Return the answering actor: with its language model where that may be loaded, else one that sees relevance."""
+def _answerer(
+    config: JobConfig, queries: Sequence[Query], plan: Resolved, *, loads: bool
+) -> tuple[Any, Device]:
+    """Return the answering actor and its device: with its language model where that may be loaded, else relevance."""
     from actors.answerer import AnswerActor
     from actors.device import pick_device
     from actors.models import relevance
@@ -138,11 +142,12 @@ def _answerer(config: JobConfig, queries: Sequence[Query], plan: Resolved, *, lo
         # as Ray tells its actors: threads that wait for each other would be counted as work
         torch.set_num_threads(max(1, int(config.answer.pool.num_cpus)))
         device = pick_device(config.answer.pool.num_gpus)
-        return AnswerActor(
+        actor = AnswerActor(
             plan.answerer.make, config, queries, facts, scorer, device, refine=plan.scorer.refine
         )
+        return actor, device
     blind = replace(facts, tokens_per_frame=0, frame_size=None)
-    return AnswerActor(relevance.make, config, queries, blind, scorer, "cpu")
+    return AnswerActor(relevance.make, config, queries, blind, scorer, "cpu"), "cpu"
 
 
 def _seen(

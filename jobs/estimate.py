@@ -5,6 +5,7 @@ in this process (calibrate.py); what was learnt stands for the rest. What the fo
 counted.
 """
 
+import logging
 import random
 import time
 from array import array
@@ -18,7 +19,7 @@ import numpy as np
 from jobs import costs, summary
 from jobs.calibrate import calibrate
 from jobs.costs import CostOptions
-from jobs.estimate_bill import Sampled, as_bill
+from jobs.estimate_bill import Sampled, as_bill, unused_rates
 from jobs.resolve import Resolved
 from jobs.workload import Amounts, Workload
 from pipeline import ledger, stages
@@ -31,6 +32,8 @@ from pipeline.listing import list_videos
 from pipeline.queries import Query
 from pipeline.rows import Row
 from pipeline.windows import Keys, holds, key, sorted_keys
+
+logger = logging.getLogger(__name__)
 
 MOST_FILES = 64
 MOST_S = 20.0
@@ -131,6 +134,8 @@ def estimate(
     sizes = [one.file["size_bytes"] for one in probed]
     sampled = Sampled(known, per_file, sizes, listing.num_new, listing.new_bytes)
     made = as_bill(sampled, found, earlier, config, plan, costing.prices, num_queries=len(queries), out=out)
+    if costing.rates_from and (unused := unused_rates(made["stages"], earlier)):
+        logger.warning("--rates-from %s says nothing of %s", costing.rates_from, ", ".join(unused))
     unusable = sum(1 for one in probed if one.file["error_type"])
     files = {
         "found": listing.num_found,

@@ -69,8 +69,8 @@ def as_bill(
 ) -> dict[str, Any]:
     """Return counts, seconds per stage, and dollars: low at spot prices, high on demand."""
     on_gpu = {
-        "score": _on_gpu(config.score.pool, wanted=plan.scorer_facts.uses_gpu),
-        "answer": _on_gpu(config.answer.pool, wanted=bool(plan.answerer_facts.frame_size)),
+        "score": _on_gpu(config.score.pool, earlier, "score", wanted=plan.scorer_facts.uses_gpu),
+        "answer": _on_gpu(config.answer.pool, earlier, "answer", wanted=bool(plan.answerer_facts.frame_size)),
     }
     share = {"score": config.score.pool.num_gpus, "answer": config.answer.pool.num_gpus}
     low, high, expected = 0.0, 0.0, {"spot": 0.0, "on_demand": 0.0}
@@ -122,12 +122,14 @@ def _shared(total: Mapping[str, float], amount: float) -> dict[str, float] | Non
     return {name: value / amount for name, value in total.items()} if amount else None
 
 
-def _on_gpu(pool: PoolConfig, *, wanted: bool) -> bool:
-    """Return whether a pool will sit on GPUs; of `auto`, this machine is taken for one of those that will be there."""
+def _on_gpu(pool: PoolConfig, earlier: Any, stage: str, *, wanted: bool) -> bool:
+    """Return whether a pool will sit on GPUs; of `auto`, where an earlier run sat, or what this machine has, tells."""
     if pool.device != "auto":
         return pool.device == "cuda"
     if not wanted:
         return False
+    if earlier and rates.ran_on_gpu(earlier, stage):
+        return True
     import torch
 
     return torch.cuda.is_available()
@@ -166,13 +168,32 @@ def _measured(stage: str, unit: str, sampled: Sampled, found: Calibration, *, on
         return Rate(ratio_of(spent, [1.0] * len(spent), AGREEING), MEASURED, unit) if spent else None
     if not found.windows or stage == "recall" or (stage == "score" and (on_gpu or not found.scored)):
         return None
-    if stage == "answer" and unit == TOKEN and not found.answered_by_model:
+    if stage == "answer" and (
+        (found.answered_on == "cuda") != on_gpu or (unit == TOKEN and not found.answered_by_model)
+    ):
         return None
     if stage == "write":
         per_window = found.write_cpu_s / len(found.windows)
         return Rate(Spread.within(per_window, rates.FACTOR_OF_A_GUESS), MEASURED, unit)
     spent, units = found.pairs("answer_s" if stage == "answer" and on_gpu else f"{stage}_cpu_s", PER[unit])
     return Rate(ratio_of(spent, units, AGREEING), MEASURED, unit) if sum(units) else None
+
+
+def unused_rates(stages: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """Return the stages of an estimate that do not go by an earlier run, each with the reason and what it goes by."""
+    told: list[str] = []
+    for name, stage in stages.items():
+        kind = "gpu_s" if "gpu_s" in stage else "cpu_s"
+        if not stage[kind]["high"] or stage["source"].startswith(rates.FROM_RUN):
+            continue
+        on_gpu = rates.ran_on_gpu(earlier, name)
+        why = (
+            "too little of it was done"
+            if on_gpu == (kind == "gpu_s")
+            else f"it ran on {'GPUs' if on_gpu else 'CPUs'}"
+        )
+        told.append(f"{name} ({why}; the estimate goes by: {stage['source']})")
+    return told
 
 
 def _counts(

@@ -22,6 +22,8 @@ ENOUGH_S = 1.0
 FACTOR_OF_A_RUN = 1.25
 """How far another run's seconds may lie from this one's, on the same machines."""
 FACTOR_OF_A_GUESS = 3.0
+FROM_RUN = "from run"
+"""How the source of a rate begins that an earlier run told."""
 MEGAPIXEL_S = 0.005
 """CPU seconds to decode a million pixels."""
 
@@ -33,7 +35,7 @@ GPU_S = {"score": 0.004, "answer": 0.0005, TOKEN: 0.0002}
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Seconds of one unit: CPU seconds, of a stage on a GPU busy seconds."""
+    """Seconds of one unit: CPU seconds, of a stage on a GPU busy seconds, whatever share of the GPU it holds."""
 
     per_unit: Spread
     source: str
@@ -58,7 +60,11 @@ def guess_decoding(width_px: float, height_px: float, fps: float) -> Rate:
 
 
 def of_run(bill: Mapping[str, Any], stage: str, unit: str, *, on_gpu: bool) -> Rate | None:
-    """Return the rate that an earlier run's bill tells; None where it says too little, or ran on something else."""
+    """Return the rate that an earlier run's bill tells; None where it says too little, or ran on something else.
+
+    On a GPU busy seconds count: those of a GPU depend on how many actors shared one, and runs that were cut short
+    have none.
+    """
     counts, spent = bill["counts"], bill["stages"][stage]
     units = {
         "file": counts["videos"],
@@ -69,8 +75,13 @@ def of_run(bill: Mapping[str, Any], stage: str, unit: str, *, on_gpu: bool) -> R
         TOKEN: counts["prefill_tokens"],
         "window": counts["windows"],
     }[unit]
-    seconds = spent["gpu_s"] if on_gpu else spent["cpu_s"]
-    if not units or seconds < ENOUGH_S or bool(spent["gpu_s"]) != on_gpu:
+    seconds = spent["busy_s"] if on_gpu else spent["cpu_s"]
+    if not units or seconds < ENOUGH_S or ran_on_gpu(bill, stage) != on_gpu:
         return None
     name = bill.get("run_id") or f"{bill.get('runs', 1)} earlier runs"
-    return Rate(Spread.within(seconds / units, FACTOR_OF_A_RUN), f"from run {name}", unit)
+    return Rate(Spread.within(seconds / units, FACTOR_OF_A_RUN), f"{FROM_RUN} {name}", unit)
+
+
+def ran_on_gpu(bill: Mapping[str, Any], stage: str) -> bool:
+    """Return whether a stage of an earlier run held GPUs."""
+    return bool(bill["stages"][stage]["gpu_s"])
