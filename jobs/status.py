@@ -89,7 +89,7 @@ class Tally:
         self.known: set[str] = set()
         self.steps: list[tuple[float, Mapping[str, int]]] = []
         """When a part was committed, and its counters of STAGES."""
-        self.totals: dict[str, int | None] = {}
+        self.totals: dict[str, int] = {}
 
     def look(self) -> dict[str, Any]:
         """Return what the run has committed by now, and of what.
@@ -117,18 +117,21 @@ class Tally:
                     "name": name,
                     "done": self.counts[name],
                     "failed": self.counts[f"failed_{name}"],
-                    "total": self._total(of) if of else None,
+                    "total": self._total(name, of) if of else None,
                     "per_s": self._per_s(name),
                 }
                 for name, of in STAGES.items()
             ],
         }
 
-    def _total(self, of: str) -> int | None:
-        """Return how many rows a manifest has; None = it is not written down yet."""
-        if self.totals.get(of) is None:
-            self.totals[of] = ledger.manifest_rows(self.run, of)
-        return self.totals[of]
+    def _total(self, name: str, of: str) -> int | None:
+        """Return how many rows a manifest has by now; None = it is not written down yet."""
+        if of in self.totals:
+            return self.totals[of]
+        total = ledger.manifest_rows(self.run, of)
+        if total is not None and self.counts[name]:  # before the first commit it may still be growing
+            self.totals[of] = total
+        return total
 
     def _per_s(self, name: str) -> float | None:
         """Return how fast a stage was lately when it committed last; None = it is not known yet."""

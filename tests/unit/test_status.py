@@ -122,6 +122,22 @@ def test_watching_reads_each_commit_once_and_ends_with_the_run(out, monkeypatch,
     assert len([uri for uri in reads if "/commits/" in uri]) == 2
 
 
+def test_a_manifest_may_grow_until_something_is_committed(out):
+    run = begun(out, 2)
+    tally = status.Tally(run)
+
+    def total():
+        return tally.look()["stages"][0]["total"]
+
+    assert total() == 2
+    ledger.write_parts(run.manifest("files"), [{"uri": str(number)} for number in range(5)], rows.FILE)
+    assert total() == 5
+    commit(run, "0")
+    assert total() == 5
+    store.delete(store.join(run.manifest("files"), "000000.parquet"))
+    assert total() == 5, "its footers are read no more"
+
+
 def test_watching_ends_with_ctrl_c(out, monkeypatch, capsys):
     run = begun(out, 2)
 
