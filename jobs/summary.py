@@ -20,6 +20,9 @@ from pipeline.reopen import Reopened
 from pipeline.windows import Keys, holds, key, sorted_keys
 
 REASONS = 5
+MOST_REASONS = 10_000
+"""Different reasons that are kept apart; further ones count as one, so that memory is bounded."""
+OTHER = "other reasons"
 COUNTED = (
     *(
         "found",
@@ -72,6 +75,8 @@ def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
                 counts[f"failed_{table}"] += 1
                 if table != "verdicts":
                     reason = _reason(table, row)
+                    if reason not in reasons and len(reasons) >= MOST_REASONS:
+                        reason = OTHER
                     examples.setdefault(reason, reason.replace("<file>", row["uri"]))
                     reasons[reason] += 1
             elif row.get("status", "ok") != "ok":

@@ -6,11 +6,12 @@ from collections import Counter
 
 import pytest
 
-from jobs import show
+from jobs import show, summary
 from jobs.summary import check_conservation, failed_fraction, print_end, print_nothing_to_do, print_reopened
 from pipeline import rows, sink, store
 from pipeline.errors import JobError
 from pipeline.reopen import Reopened
+from pipeline.windows import key, sorted_keys
 
 COUNTS = {
     "found": 3, "videos": 3, "failed_videos": 1, "windows": 4, "queries": 2, "answers": 8, "failed_answers": 1,
@@ -57,6 +58,27 @@ def closing_lines(capsys, **changes):
     out, err = capsys.readouterr()
     assert json.loads(out)["found"] == 3
     return {line.split()[0]: line.strip() for line in err.splitlines() if line}
+
+
+def test_reasons_beyond_some_count_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "MOST_REASONS", 3)
+    failed = [
+        {
+            "video_id": str(number),
+            "uri": f"{number}.mp4",
+            "error_type": "E",
+            "error_message": f"at {number % 7}",
+        }
+        for number in range(14)
+    ]
+    table = rows.to_table([rows.fill(row, rows.VIDEOS) for row in failed], rows.VIDEOS)
+    store.write_table(store.join(str(tmp_path), "videos", "p.parquet"), table)
+    found = sorted_keys([key(row["video_id"], "") for row in failed])
+    counts = summary.count(str(tmp_path), [], found)
+    assert counts["failed_videos"] == 14
+    assert counts["reasons"] == {
+        "other reasons": 8, "video: E: at 0": 2, "video: E: at 1": 2, "video: E: at 2": 2
+    }  # fmt: skip
 
 
 def test_a_clean_run_has_zeros_to_print(tmp_path, capsys):
