@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.progress import View
+from jobs.progress import Pool, View
 
 TAGS = ("run_id", "job")
 """Of every metric: the run, and the Ray job that drives it."""
@@ -91,6 +91,36 @@ def bounded(reason: str, known: set[str]) -> str:
     return reason if reason in known else "other"
 
 
+@dataclass(slots=True)
+class Seen:
+    """What has been shown and may be gone: a gauge keeps its last value until it is set to 0."""
+
+    pools: set[str] = field(default_factory=set[str])
+    """Stages that had actors."""
+    roles: set[str] = field(default_factory=set[str])
+    """Labels of machines."""
+
+
+def levels(view: View, seen: Seen) -> Iterator[tuple[str, float, dict[str, str]]]:
+    """Yield what a view says of gauges: a name of GAUGES, its value, and the metric's own tags."""
+    for stage in view.stages:
+        tags = {"stage": stage.name}
+        yield "reelsift_stage_rows", stage.done, tags
+        yield "reelsift_stage_tasks", stage.num_tasks, tags
+        if stage.total is not None:
+            yield "reelsift_stage_rows_expected", stage.total, tags
+    pools = {stage.name: stage.pool for stage in view.stages if stage.pool is not None}
+    seen.pools |= pools.keys()
+    for name in seen.pools:
+        pool = pools.get(name, Pool(0, 0))
+        yield "reelsift_stage_actors", pool.num_running, {"stage": name, "state": "running"}
+        yield "reelsift_stage_actors", pool.num_pending, {"stage": name, "state": "pending"}
+    if view.cluster is not None:
+        seen.roles |= view.cluster.nodes.keys()
+        for role in seen.roles:
+            yield "reelsift_nodes", view.cluster.nodes.get(role, 0), {"role": role or "other"}
+
+
 class Metrics:
     """The metrics of one run; needs a connected Ray."""
 
@@ -108,7 +138,7 @@ class Metrics:
         for metric in (*self.counters.values(), *self.gauges.values()):
             metric.set_default_tags(tags)
         self.reasons: set[str] = set()
-        self.roles: set[str] = set()
+        self.seen = Seen()
 
     def count(self, counters: Mapping[str, float]) -> None:
         """Count a committed part."""
@@ -119,17 +149,5 @@ class Metrics:
 
     def show(self, view: View) -> None:
         """Set how far the stages of a stream are."""
-        for stage in view.stages:
-            tags = {"stage": stage.name}
-            self.gauges["reelsift_stage_rows"].set(stage.done, tags)
-            self.gauges["reelsift_stage_tasks"].set(stage.num_tasks, tags)
-            if stage.total is not None:
-                self.gauges["reelsift_stage_rows_expected"].set(stage.total, tags)
-            if stage.pool is not None:
-                actors = self.gauges["reelsift_stage_actors"]
-                actors.set(stage.pool.num_running, {**tags, "state": "running"})
-                actors.set(stage.pool.num_pending, {**tags, "state": "pending"})
-        if view.cluster is not None:
-            self.roles |= view.cluster.nodes.keys()
-            for role in self.roles:
-                self.gauges["reelsift_nodes"].set(view.cluster.nodes.get(role, 0), {"role": role or "other"})
+        for name, value, tags in levels(view, self.seen):
+            self.gauges[name].set(value, tags)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import metrics
+from jobs.progress import Cluster, Pool, Stage, View
 from pipeline import rows, sink
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
@@ -45,6 +46,25 @@ def test_reasons_are_bounded():
     assert names[metrics.MAX_REASONS :] == ["other"] * 5
     assert metrics.bounded("E3", known) == "E3"
     assert len(known) == metrics.MAX_REASONS
+
+
+def test_what_is_gone_is_set_to_nothing():
+    seen = metrics.Seen()
+
+    def shown(stages, nodes):
+        view = View("answer", 1.0, stages, Cluster(nodes))
+        return {(name, *tags.values()): value for name, value, tags in metrics.levels(view, seen)}
+
+    first = shown([Stage("score", 3, 9, pool=Pool(2, 1))], {"gpu": 1, "": 1})
+    assert first["reelsift_stage_actors", "score", "running"] == 2
+    assert first["reelsift_stage_actors", "score", "pending"] == 1
+    assert (first["reelsift_stage_rows", "score"], first["reelsift_stage_rows_expected", "score"]) == (3, 9)
+    # the pool ends with its stage, a machine leaves, and the next stream has other stages
+    last = shown([Stage("verdicts", 1)], {"": 1})
+    assert last["reelsift_stage_actors", "score", "running"] == 0
+    assert last["reelsift_stage_actors", "score", "pending"] == 0
+    assert (last["reelsift_nodes", "gpu"], last["reelsift_nodes", "other"]) == (0, 1)
+    assert {name for name, *_ in first} == set(metrics.GAUGES)
 
 
 def queries():
