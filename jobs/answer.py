@@ -249,7 +249,7 @@ def _execute(
     from jobs import cluster, observe
 
     counters: Counter[str] = Counter()
-    with cluster.connected(), observe.observed(run.run_id) as watch:
+    with cluster.connected(), observe.observed(run.run_id, meter.look) as watch:
         from jobs import flow, placement, routing
         from jobs.parts import num_rows
         from pipeline import answered, ledger, rows
@@ -283,7 +283,7 @@ def _execute(
         num_verdicts = None if len(judged) else len(found) * len(queries)
         shards = flow.reduce_archive(job, place, num_answers, found, judged)
         counters.update(commit("judge", shards, num_verdicts))
-        meter.stop()
+        meter.look(observe.look_at_cluster())
     return counters
 
 

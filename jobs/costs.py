@@ -1,11 +1,13 @@
 """What runs have cost: written down when a run ends (`_run/<run_id>/cost.json`), added up over the runs of a folder."""
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.progress import Cluster
 from pipeline import ledger, store
 from pipeline.cost import Bill, Held, add_up, bill, told
 from pipeline.errors import ConfigError
@@ -27,38 +29,32 @@ class CostOptions:
 
 
 class Meter:
-    """What a run holds of a cluster, and since when."""
+    """What a run holds of a cluster: what is seen at a look counts for the time since the look before."""
 
     def __init__(self) -> None:
-        self._started_s = time.monotonic()
-        self._wall_s = 0.0
-        self._cluster: Mapping[str, float] = {}
+        self._lock = threading.Lock()
+        self._started_s = self._looked_s = time.monotonic()
+        self._cpu_s = self._gpu_s = 0.0
         self.gpus: dict[str, float] = {}
         """GPUs of one actor, per stage that has any."""
 
     def note(self, place: Any) -> None:
-        """Take note of the connected cluster and of where the actors go (a cluster.Placement)."""
-        import ray
-
-        self._cluster = ray.cluster_resources()
+        """Take note of where the actors go (a placement.Placement)."""
         seats = {"score": place.scorer, "answer": place.answerer}
         self.gpus = {name: seat.num_gpus for name, seat in seats.items() if seat.num_gpus}
 
-    def stop(self) -> None:
-        """Take note that the cluster was left."""
-        import ray
-
-        if ray.is_initialized():  # one that began without workers has them by now
-            grown = ray.cluster_resources()
-            self._cluster = {
-                kind: max(self._cluster.get(kind, 0.0), grown.get(kind, 0.0)) for kind in ("CPU", "GPU")
-            }
-        self._wall_s = time.monotonic() - self._started_s
+    def look(self, cluster: Cluster) -> None:
+        """Take note of the machines that are there."""
+        with self._lock:
+            now_s = time.monotonic()
+            self._cpu_s += (now_s - self._looked_s) * cluster.num_cpus
+            self._gpu_s += (now_s - self._looked_s) * cluster.num_gpus
+            self._looked_s = now_s
 
     @property
     def held(self) -> Held:
-        """What was held: the largest that the cluster was seen, for the whole time."""
-        return Held(self._wall_s, self._cluster.get("CPU", 0.0), self._cluster.get("GPU", 0.0))
+        """What was held, from the start to the last look."""
+        return Held(self._looked_s - self._started_s, self._cpu_s, self._gpu_s)
 
 
 def write(run: Run, counters: Mapping[str, float], prices: Prices, meter: Meter, num_queries: int) -> Bill:

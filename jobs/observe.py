@@ -1,7 +1,8 @@
 """What a run shows while it goes: lines for people on stderr, numbers for Prometheus.
 
 Failures and what is committed come from the counters of committed parts; what lies before, from a look at Ray's
-stages. A thread of its own draws, so that neither Ray's scheduling nor committing waits for a slow terminal.
+stages. A thread of its own draws, so that neither Ray's scheduling nor committing waits for a slow terminal: what is
+known is put together under one lock, which commits take too, and drawn under another.
 """
 
 import logging
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,8 @@ EVERY_S = 0.5
 """Seconds between two drawings."""
 CLUSTER_EVERY_S = 5.0
 """Seconds between two looks at the machines of the cluster."""
+STOP_S = 5.0
+"""Seconds that a run waits, at its end, for a drawing that hangs."""
 COMMITTED = {"probe": ("videos",), "answer": ("windows", "answers"), "judge": ("verdicts",)}
 """What a stream commits, as the counters of its parts call it: the first is what its total counts."""
 
@@ -29,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def observed(run_id: str) -> "Generator[Observer]":
-    """Show what the streams of a run do, until it ends; needs a connected Ray."""
+def observed(run_id: str, looked: Callable[[Cluster], None]) -> "Generator[Observer]":
+    """Show what the streams of a run do, until it ends, and tell of each look at the cluster; needs a connected Ray."""
     display = display_on(sys.stderr)
-    observer = Observer(display, Metrics(run_id))
+    observer = Observer(display, Metrics(run_id), looked)
     thread = threading.Thread(target=observer.keep_showing, name="progress", daemon=True)
     with _above(display):
         thread.start()
@@ -40,17 +43,21 @@ def observed(run_id: str) -> "Generator[Observer]":
             yield observer
         finally:
             observer.stopped.set()
-            thread.join()
+            thread.join(STOP_S)
 
 
 class Observer:
     """Knows how far the streams of one run are, and has it shown."""
 
-    def __init__(self, display: Display, metrics: Metrics) -> None:
+    def __init__(self, display: Display, metrics: Metrics, looked: Callable[[Cluster], None]) -> None:
         self.display = display
         self.metrics = metrics
+        self.looked = looked
         self.stopped = threading.Event()
         self.lock = threading.Lock()
+        self.drawing = threading.Lock()
+        """Taken before `lock`, where both are."""
+        self.has_failed = False
         self.stream = ""
         self.cluster: Cluster | None = None
 
@@ -66,33 +73,42 @@ class Observer:
         try:
             yield
         finally:
-            with _apart_from_the_run():
+            with self._apart_from_the_run():
                 with self.lock:
                     view = self._view(time.monotonic())
                     self.stream = ""
+                with self.drawing:
                     self.display.end(view)
-                self.metrics.show(view)
+                    self.metrics.show(view)
 
     def committed(self, counters: Mapping[str, float]) -> None:
         """Count a part that was committed."""
         with self.lock:
             self.counters.update(counters)
-        with _apart_from_the_run():
+        with self._apart_from_the_run():
             self.metrics.count(counters)
 
     def keep_showing(self) -> None:
-        """Draw again and again, until stopped or an error."""
+        """Draw again and again, until stopped."""
         looked_s = -CLUSTER_EVERY_S
-        with _apart_from_the_run():
-            while not self.stopped.wait(EVERY_S):
-                if (now_s := time.monotonic()) - looked_s >= CLUSTER_EVERY_S:
-                    self.cluster, looked_s = look_at_cluster(), now_s
-                with self.lock:
-                    if not self.stream:
-                        continue
-                    view = self._view(now_s)
-                    self.display.show(view, now_s)
-                self.metrics.show(view)
+        while not self.stopped.wait(EVERY_S):
+            now_s = time.monotonic()
+            with self._apart_from_the_run():
+                if now_s - looked_s >= CLUSTER_EVERY_S:
+                    looked_s = now_s
+                    self.cluster = look_at_cluster()
+                    self.looked(self.cluster)
+                self._show(now_s)
+
+    def _show(self, now_s: float) -> None:
+        """Draw a stream, if one goes on."""
+        with self.drawing:
+            with self.lock:
+                if not self.stream:
+                    return
+                view = self._view(now_s)
+            self.display.show(view, now_s)
+            self.metrics.show(view)
 
     def _view(self, now_s: float) -> View:
         """Return what is known of the stream."""
@@ -126,14 +142,15 @@ class Observer:
         pace.add(now_s, done)
         return pace.per_s(None if total is not None and done >= total else now_s)
 
-
-@contextmanager
-def _apart_from_the_run() -> Generator[None]:
-    """Log what goes wrong with showing a run, which must not end for it."""
-    try:
-        yield
-    except Exception:
-        logger.exception("progress cannot be shown; the run goes on")
+    @contextmanager
+    def _apart_from_the_run(self) -> Generator[None]:
+        """Log what goes wrong with showing a run, which must not end for it; once, or it would fill the log."""
+        try:
+            yield
+        except Exception:
+            if not self.has_failed:
+                logger.exception("progress cannot be shown; the run goes on")
+            self.has_failed = True
 
 
 def look_at_cluster() -> Cluster:

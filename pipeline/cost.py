@@ -46,8 +46,9 @@ class Held:
     """What a run kept to itself: the cluster, from joining it to leaving it."""
 
     wall_s: float
-    num_cpus: float
-    num_gpus: float
+    cpu_s: float
+    """Of all CPUs that were there, working or not, as machines came and went."""
+    gpu_s: float
 
 
 def of_work(prices: Prices, cpu_s: float, gpu_s: float) -> Dollars:
@@ -127,16 +128,10 @@ def add_up(bills: Sequence[Bill], num_queries: int) -> Bill:
 def _held(prices: Prices, held: Held | None) -> dict[str, Any] | None:
     if held is None:
         return None
-    cpu_s, gpu_s = held.wall_s * held.num_cpus, held.wall_s * held.num_gpus
     gpu = prices.machines[prices.gpu_machine]
     # the CPUs that come with a GPU machine are paid with it
-    own_cpu_s = max(0.0, cpu_s - gpu_s / gpu.gpus * gpu.vcpus)
-    return {
-        "wall_s": held.wall_s,
-        "cpu_s": cpu_s,
-        "gpu_s": gpu_s,
-        "dollars": asdict(of_work(prices, own_cpu_s, gpu_s)),
-    }
+    own_cpu_s = max(0.0, held.cpu_s - held.gpu_s / gpu.gpus * gpu.vcpus)
+    return {**asdict(held), "dollars": asdict(of_work(prices, own_cpu_s, held.gpu_s))}
 
 
 def _closing(total: Dollars, video_h: float, num_queries: int) -> dict[str, Any]:

@@ -53,13 +53,13 @@ def test_a_run_that_saw_no_video_has_no_price_per_hour():
 
 
 def test_what_was_held_counts_a_gpu_machines_cpus_once():
-    held = made(held=Held(3600.0, 12.0, 2.0))["held"]
+    held = made(held=Held(3600.0, 12 * 3600.0, 2 * 3600.0))["held"]
     assert held["dollars"] == pytest.approx({"low": 1.0 + 10.0, "high": 4.0 + 20.0})
     assert (held["cpu_s"], held["gpu_s"]) == (12 * 3600, 2 * 3600)
 
 
 def test_bills_add_up():
-    held = Held(10.0, 4.0, 0.0)
+    held = Held(10.0, 40.0, 0.0)
     both = add_up([made(held=held), made(held=held), made()], 3)
     assert both["total"]["high"] == pytest.approx(3 * made()["total"]["high"])
     assert both["stages"]["decode"]["cpu_s"] == pytest.approx(3 * 3600)

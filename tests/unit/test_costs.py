@@ -6,7 +6,9 @@ import pytest
 
 from jobs import costs
 from jobs.costs import Meter
+from jobs.progress import Cluster
 from pipeline import ledger, rows, sink, store
+from pipeline.cost import Held
 from pipeline.ledger import Run
 from pipeline.prices import load_prices
 
@@ -41,6 +43,16 @@ def test_the_runs_of_a_folder_add_up_those_cut_short_too(tmp_path):
     assert both["total"]["high"] == pytest.approx(
         2 * whole["total"]["high"] + both["stages"]["write"]["dollars"]["high"]
     )
+
+
+def test_machines_are_held_for_as_long_as_they_are_there(monkeypatch):
+    clock = iter([0.0, 10.0, 70.0, 80.0])
+    monkeypatch.setattr(costs.time, "monotonic", lambda: next(clock))
+    meter = Meter()
+    meter.look(Cluster(num_cpus=4.0))  # it is there from the start
+    meter.look(Cluster(num_cpus=36.0, num_gpus=8.0))
+    meter.look(Cluster(num_cpus=4.0))  # the others have gone
+    assert meter.held == Held(80.0, 10 * 4 + 60 * 36 + 10 * 4, 60 * 8)
 
 
 def test_a_folder_without_runs_has_no_bill(tmp_path):

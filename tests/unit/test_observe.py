@@ -1,17 +1,22 @@
 """What is known of a stream, put together from committed counters and a look at Ray's stages."""
 
+import threading
+
 import pytest
 
 from jobs import observe, ray_stages
 from jobs.observe import Observer
+from jobs.progress import Cluster
 from jobs.ray_stages import Seen
+
+CLUSTER = Cluster({"": 1}, 4.0, 1.0)
 
 
 class Kept:
     """Keeps what it is given, as a display and as metrics."""
 
     def __init__(self):
-        self.ended, self.shown, self.counted = [], [], []
+        self.ended, self.shown, self.counted, self.looked = [], [], [], []
 
     def show(self, view, *_):
         self.shown.append(view)
@@ -30,8 +35,8 @@ def kept():
 
 @pytest.fixture
 def observer(kept, monkeypatch):
-    monkeypatch.setattr(observe, "look_at_cluster", lambda: None)
-    yield Observer(kept, kept)
+    monkeypatch.setattr(observe, "look_at_cluster", lambda: CLUSTER)
+    yield Observer(kept, kept, kept.looked.append)
     ray_stages.forget()
 
 
@@ -82,11 +87,56 @@ def test_a_stream_that_breaks_is_shown_as_far_as_it_came(observer, kept):
     assert kept.ended[0].stages[-1].done == 1
 
 
-def test_what_cannot_be_shown_does_not_end_the_run(observer, kept, monkeypatch, caplog):
+def fails_until(observer, num_calls):
+    """Return a drawing that fails, and stops the observer at its last call."""
+    calls = iter(range(num_calls - 1, -1, -1))
+
+    def show(*_):
+        if not next(calls):
+            observer.stopped.set()
+        return 1 / 0
+
+    return show
+
+
+def test_what_cannot_be_shown_is_tried_again_and_does_not_end_the_run(observer, kept, monkeypatch, caplog):
     monkeypatch.setattr(observe, "EVERY_S", 0.0)
-    for name in ("show", "end", "count"):
+    for name in ("end", "count"):
         monkeypatch.setattr(kept, name, lambda *_: 1 / 0)
+    monkeypatch.setattr(kept, "show", fails_until(observer, 3))
     with observer.stream_of("probe", 3):
         observer.committed({"videos": 1})
         observer.keep_showing()
-    assert caplog.text.count("the run goes on") == 3
+    assert caplog.text.count("the run goes on") == 1
+
+
+def test_each_look_at_the_cluster_is_told(observer, kept, monkeypatch):
+    monkeypatch.setattr(observe, "EVERY_S", 0.0)
+    monkeypatch.setattr(kept, "show", fails_until(observer, 1))
+    with observer.stream_of("probe", 3):
+        observer.keep_showing()
+    assert kept.looked == [CLUSTER]
+
+
+def test_a_commit_does_not_wait_for_a_drawing(observer, kept, monkeypatch):
+    monkeypatch.setattr(observe, "EVERY_S", 0.0)
+    draws, may_go_on = threading.Event(), threading.Event()
+
+    def slow(*_):
+        draws.set()
+        assert may_go_on.wait(60)
+
+    monkeypatch.setattr(kept, "show", slow)
+    thread = threading.Thread(target=observer.keep_showing, daemon=True)
+    with observer.stream_of("probe", 3):
+        thread.start()
+        assert draws.wait(60)
+        commit = threading.Thread(target=observer.committed, args=({"videos": 3},), daemon=True)
+        commit.start()
+        commit.join(60)
+        assert not commit.is_alive()
+        monkeypatch.setattr(kept, "show", lambda *_: None)
+        may_go_on.set()
+    observer.stopped.set()
+    thread.join(60)
+    assert kept.ended[0].stages[-1].done == 3
