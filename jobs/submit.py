@@ -182,6 +182,7 @@ def connect(address: str) -> Any:
     """
     import logging
 
+    import requests
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -189,18 +190,22 @@ def connect(address: str) -> Any:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
+        raise ClusterError(_token_refused(f"the cluster at {address}", error)) from error
+    # KeyError: what answers is no dashboard
+    except (ConnectionError, RuntimeError, ValueError, KeyError, requests.RequestException) as error:
+        found = f"the answer has no {error}" if isinstance(error, KeyError) else _first_line(error)
         msg = (
-            f"the cluster at {address} refuses the token (HTTP 401 or 403): {_first_line(error)}; set"
-            " RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of its head, which lies in"
-            " ~/.ray/auth_token there"
-        )
-        raise ClusterError(msg) from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        msg = (
-            f"no Ray dashboard answers at {address}: {_first_line(error)}; give --address, and forward the port of a"
+            f"no Ray dashboard answers at {address}: {found}; give --address, and forward the port of a"
             " remote head first, as `ray dashboard cluster.yaml` does"
         )
         raise ClusterError(msg) from error
+
+
+def _token_refused(who: str, error: Exception) -> str:
+    return (
+        f"{who} refuses the token (HTTP 401 or 403): {_first_line(error)}; set RAY_AUTH_MODE=token and"
+        " RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of its head, which lies in ~/.ray/auth_token there"
+    )
 
 
 def check_version(client: Any, address: str) -> None:
@@ -260,9 +265,11 @@ def follow(client: Any, job_id: str) -> int:
         return 0
     if status == "STOPPED":
         return STOPPED
-    if found.driver_exit_code is None:
+    code = found.driver_exit_code
+    if code is None or code < 0:  # no exit of its own: a signal ended it, or it never began
         print(found.message or "", file=sys.stderr)
-    return found.driver_exit_code or BROKE
+        return BROKE
+    return code or BROKE
 
 
 async def _print_log(client: Any, job_id: str, printed: int) -> int:
@@ -306,18 +313,21 @@ def _ask(what: Callable[[str], Any], job_id: str) -> Any:
     """Return what a cluster says of a job; a dashboard that is away for a moment is waited for.
 
     Raises:
-        ClusterError: there is no such job, or no dashboard any more.
+        ClusterError: there is no such job, no dashboard any more, or it refuses the token.
     """
     import requests
+    from ray.exceptions import AuthenticationError
 
     deadline = time.monotonic() + AWAY_S
     while True:
         try:
             return what(job_id)
-        except RuntimeError as error:
-            msg = f"no job {job_id!r} on this cluster ({_last_line(error)}); `ray job list` names those there are"
-            raise ClusterError(msg) from error
-        except requests.RequestException as error:
+        except AuthenticationError as error:
+            raise ClusterError(_token_refused("the cluster", error)) from error
+        except (RuntimeError, requests.RequestException) as error:
+            if "status code 404" in str(error):  # Ray tells of every answer but 200 with a RuntimeError
+                msg = f"no job {job_id!r} on this cluster ({_last_line(error)}); `ray job list` names those there are"
+                raise ClusterError(msg) from error
             if time.monotonic() > deadline:
                 msg = (
                     f"the cluster's dashboard has been away for {AWAY_S:.0f} s ({_first_line(error)}); job {job_id} may"

@@ -1,5 +1,9 @@
 """What is sent along with a job, and what is refused before a cluster is asked."""
 
+import importlib.metadata
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -10,6 +14,8 @@ import requests
 from jobs import submit
 from jobs.answer import read_arguments
 from pipeline.errors import ClusterError, ConfigError
+
+RAY = importlib.metadata.version("ray")
 
 
 def test_the_package_and_the_questions_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,32 +119,98 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) ->
         submit.read_variables(["HERE", "NOT_HERE"])
 
 
-def test_a_cluster_of_another_ray_is_refused_before_anything_is_sent() -> None:
+@contextmanager
+def dashboard(answers: dict[str, tuple[int, str]]) -> Generator[tuple[str, list[str]]]:
+    """Serve answers by path, as a cluster's dashboard would; yield its address and the paths that were asked for."""
     asked: list[str] = []
 
-    class OlderDashboard(BaseHTTPRequestHandler):
+    class Dashboard(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(200)
+            status, text = answers.get(self.path, (404, "no such page"))
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(
-                b'{"version": "4", "ray_version": "2.59.0", "ray_commit": "x", "session_name": "y"}'
-            )
+            self.wfile.write(text.encode())
 
         do_POST = do_PUT = do_GET
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), OlderDashboard)
-    thread = Thread(target=server.serve_forever)
+    server = HTTPServer(("127.0.0.1", 0), Dashboard)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        address = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(ClusterError, match=r"runs Ray 2\.59\.0.*is for Ray 2\.60.*nothing was sent"):
-            submit.main(["--address", address, "--", "show", "s3://bucket/out"])
+        yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def version(ray: str) -> tuple[int, str]:
+    return 200, json.dumps({"version": "4", "ray_version": ray, "ray_commit": "x", "session_name": "y"})
+
+
+def job(**values: object) -> tuple[int, str]:
+    return 200, json.dumps({"type": "SUBMISSION", "submission_id": "a", "entrypoint": "x", **values})
+
+
+def test_a_cluster_of_another_ray_is_refused_before_anything_is_sent() -> None:
+    with (
+        dashboard({"/api/version": version("2.59.0")}) as (address, asked),
+        pytest.raises(ClusterError, match=r"runs Ray 2\.59\.0.*is for Ray 2\.60.*nothing was sent"),
+    ):
+        submit.main(["--address", address, "--", "show", "s3://bucket/out"])
     assert set(asked) == {"/api/version"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((200, "{}"), "the answer has no 'ray_version'"),
+        ((200, "<html>"), "no Ray dashboard answers at"),
+        ((502, "bad gateway"), "no Ray dashboard answers at .*502"),
+        ((403, "no"), "the cluster at http.* refuses the token"),
+    ],
+)
+def test_what_answers_and_is_no_dashboard(answer: tuple[int, str], says: str) -> None:
+    with dashboard({"/api/version": answer}) as (address, _), pytest.raises(ClusterError, match=says):
+        submit.connect(address)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((404, "Job a does not exist"), "no job 'a' on this cluster"),
+        ((500, "the head is busy"), r"has been away for 0 s .*status code 500.*--follow a"),
+        ((401, "no"), "refuses the token"),
+    ],
+)
+def test_why_nothing_is_known_of_a_job(
+    answer: tuple[int, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "AWAY_S", 0.0)
+    answers = {"/api/version": version(RAY), "/api/jobs/a": answer}
+    with dashboard(answers) as (address, _), pytest.raises(ClusterError, match=says):
+        submit.main(["--address", address, "--follow", "a"])
+
+
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")  # Ray's own client says so
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"status": "SUCCEEDED", "driver_exit_code": 0}, 0),
+        ({"status": "STOPPED"}, 130),
+        ({"status": "FAILED", "driver_exit_code": 2}, 2),
+        ({"status": "FAILED", "driver_exit_code": -9, "message": "killed"}, 3),
+        ({"status": "FAILED", "message": "never began"}, 3),
+    ],
+)
+def test_the_exit_code_is_the_jobs(
+    found: dict[str, object], expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {"/api/version": version(RAY), "/api/jobs/a": job(**found)}
+    with dashboard(answers) as (address, _):
+        assert submit.main(["--address", address, "--follow", "a"]) == expected
+    assert str(found.get("message", "")) in capsys.readouterr().err
