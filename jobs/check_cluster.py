@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cluster_file import find_problems, load_cluster, machines_of
+from jobs.cluster_file import find_problems, find_warnings, load_cluster, machines_of
 from jobs.command_line import parse
 from jobs.recipes import find_recipe
 
@@ -29,7 +29,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Print every problem on stderr and a JSON line on stdout; return 0 without problems, else 2.
+    """Print problems, else warnings, on stderr and a JSON line on stdout; return 0 without problems, else 2.
 
     Raises:
         ConfigError: the file cannot be read, or there is no such recipe.
@@ -39,9 +39,10 @@ def main(argv: list[str]) -> int:
     cluster = load_cluster(args.file)
     beside = args.file.parent / "constraints.txt"
     problems = find_problems(cluster, job, beside.read_text(encoding="utf-8") if beside.is_file() else "")
-    for problem in problems:
-        print(f"{args.file}: {problem}", file=sys.stderr)
+    warnings = [] if problems else find_warnings(cluster)
+    for line in (*problems, *(f"warning: {warning}" for warning in warnings)):
+        print(f"{args.file}: {line}", file=sys.stderr)
     if not problems:
         print(f"{args.file}: no mistake found; machines: {machines_of(cluster).describe()}", file=sys.stderr)
-    print(json.dumps({"file": str(args.file), "problems": problems}))
+    print(json.dumps({"file": str(args.file), "problems": problems, "warnings": warnings}))
     return 2 if problems else 0

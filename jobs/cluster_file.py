@@ -33,6 +33,8 @@ AWS_PROVIDER_KEYS = frozenset({
 """What Ray reads of a provider of type aws."""
 RAY_NODE_KEYS = frozenset({"SubnetIds"})
 """What Ray takes in a node_config beside the parameters of RunInstances."""
+DEFAULT_IMAGE = "latest_dlami"
+"""What Ray calls its own default, which it also takes where none is named."""
 COMMANDS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
             "head_start_ray_commands", "worker_start_ray_commands")  # fmt: skip
 IMAGE = re.compile(
@@ -86,6 +88,39 @@ def find_problems(cluster: dict[str, Any], job: JobConfig | None = None, pins: s
             if "InstanceType" not in (node.get("node_config") or {}):
                 problems.append(f"{where}: no InstanceType; name one, as g6.2xlarge")
     return problems if problems or job is None else _pools(cluster, job)
+
+
+def find_warnings(cluster: Mapping[str, Any]) -> list[str]:
+    """Return what is no mistake and yet fails in many accounts, of a file without problems; only AWS is known."""
+    if cluster["provider"].get("type") != "aws":
+        return []
+    head = cluster["head_node_type"]
+    profiled, old = list[str](), list[str]()
+    for name, node in _types(cluster).items():
+        config = node.get("node_config") or {}
+        if "IamInstanceProfile" in config:
+            profiled.append(name)
+        image = config.get("ImageId") or ("" if "LaunchTemplate" in config else DEFAULT_IMAGE)
+        if _has_gpu(node) and image.lower() == DEFAULT_IMAGE:
+            old.append(name)
+    lines: list[str] = []
+    if head in profiled:
+        lines.append(
+            f"available_node_types.{head}: names an IamInstanceProfile; then Ray makes none, and it must be there, with"
+            " the right to start machines. Leave it out to have Ray make ray-autoscaler-v1"
+        )
+    if workers := [name for name in profiled if name != head]:
+        lines.append(
+            f"available_node_types ({', '.join(workers)}): name an IamInstanceProfile; the head cannot start them"
+            " unless its role has iam:PassRole for the profile's role; Ray does not give it, docs/cluster.md does"
+        )
+    if old:
+        lines.append(
+            f"available_node_types ({', '.join(old)}): GPU type without ImageId; Ray takes its default, a Deep"
+            " Learning AMI of Ubuntu 18.04 and CUDA 11.2. Put the id of a current one of the region; docs/cluster.md"
+            " says where to find it"
+        )
+    return lines
 
 
 def machines_of(cluster: Mapping[str, Any]) -> Machines:
@@ -219,8 +254,7 @@ def _images(cluster: Mapping[str, Any]) -> Iterable[tuple[str, str, bool]]:
     plain = {key: str(docker[key]) for key in ("image", "head_image", "worker_image") if docker.get(key)}
     with_gpus = False
     for name, node in _types(cluster).items():
-        resources = instance_resources(str((node.get("node_config") or {}).get("InstanceType", "")))
-        gpus = bool((resources | (node.get("resources") or {})).get("GPU"))
+        gpus = _has_gpu(node)
         own = (node.get("docker") or {}).get("worker_image")
         if own:
             yield f"available_node_types.{name}.docker", str(own), gpus
@@ -232,6 +266,11 @@ def _images(cluster: Mapping[str, Any]) -> Iterable[tuple[str, str, bool]]:
             image,
             with_gpus and key == ("worker_image" if "worker_image" in plain else "image"),
         )
+
+
+def _has_gpu(node: Mapping[str, Any]) -> bool:
+    known = instance_resources(str((node.get("node_config") or {}).get("InstanceType", "")))
+    return bool((known | (node.get("resources") or {})).get("GPU"))
 
 
 def _limits(cluster: Mapping[str, Any]) -> Iterable[str]:

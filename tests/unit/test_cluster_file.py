@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jobs import check_cluster
-from jobs.cluster_file import find_problems, load_cluster
+from jobs.cluster_file import find_problems, find_warnings, load_cluster
 from jobs.instances import instance_resources
 from pipeline.config import AnswerConfig, ClusterConfig, JobConfig, PoolConfig
 from pipeline.errors import ConfigError
@@ -160,12 +160,41 @@ def test_the_command_prints_each_mistake_and_ends_with_2(cluster, tmp_path, caps
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(cluster))
     assert check_cluster.main([str(file), "--recipe", "world"]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["warnings"]) == said.err.count("mine.yaml: warning: ") == 2
     cluster["provider"]["regoin"] = "x"
     file.write_text(yaml.safe_dump(cluster))
     assert check_cluster.main([str(file)]) == 2
     said = capsys.readouterr()
     assert "provider.regoin" in said.err
     assert len(json.loads(said.out.strip().splitlines()[-1])["problems"]) == 1
+
+
+def test_the_shipped_file_warns_of_what_an_account_must_have_and_the_region_gives(cluster):
+    pass_role, no_image = find_warnings(cluster)
+    assert "(decode, gpu, decode-on-demand, gpu-on-demand): name an IamInstanceProfile" in pass_role
+    assert "iam:PassRole" in pass_role
+    assert "(gpu, gpu-on-demand): GPU type without ImageId" in no_image
+
+
+def test_a_file_that_is_filled_in_warns_of_nothing(cluster):
+    for node in cluster["available_node_types"].values():
+        node["node_config"].pop("IamInstanceProfile", None)
+        node["node_config"]["ImageId"] = "ami-0123456789abcdef0"
+    assert find_problems(cluster) == find_warnings(cluster) == []
+    cluster["available_node_types"]["gpu"]["node_config"]["ImageId"] = "latest_dlami"
+    assert "(gpu): GPU type without ImageId" in find_warnings(cluster)[0]
+    cluster["provider"] = {"type": "gcp"}
+    assert find_warnings(cluster) == []
+
+
+def test_ray_makes_no_profile_where_the_head_names_one(cluster):
+    assert "IamInstanceProfile" not in cluster["available_node_types"]["head"]["node_config"]
+    cluster["available_node_types"]["head"]["node_config"]["IamInstanceProfile"] = {"Name": "mine"}
+    assert (
+        "available_node_types.head: names an IamInstanceProfile; then Ray makes none"
+        in find_warnings(cluster)[0]
+    )
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a list", "\xff"])
