@@ -34,8 +34,8 @@ def committed(run: Run, parts: Iterable[Row], check: Callable[[], None] = lambda
     by one thread at a time.
 
     Raises:
-        StoreError: see `ledger.commit`; no further part is begun. It is heard of when the next part comes, or the stream
-            ends.
+        StoreError: see `ledger.commit`; no further part is begun. It is heard of when the next part comes, or there is
+            none left.
     """
     under_way: dict[str, tuple[Row, Future[None]]] = {}
     turn = Lock()
