@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 from pipeline import store
 from pipeline.folders import FileEntry
 
-TIMING = {"run_id", "decode_s", "score_s", "answer_s", "probe_s"}
+TIMING = {"run_id", "indexed", "decode_s", "score_s", "answer_s", "probe_s"}
+"""Columns that say when, and by which run, a row and its window's frames came about."""
 
 
 def read(out: Path, table: str) -> list[dict]:
