@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jobs.fault_proxy import Fault
 
-KILLS = ("driver", "step", "scorer", "answerer", "loading", "task", "child", "node")
+KILLS = ("driver", "step", "scorer", "loading", "task", "child", "node")
 """driver = at some time; step = the driver, just as it asks the store for something; loading = an actor that has just
 begun; task = a process that runs one; child = a process that decodes; node = the raylet of a machine."""
 STEPS: dict[str, tuple[str, str]] = {

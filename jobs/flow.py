@@ -121,14 +121,15 @@ def answer_archive(
         fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
         ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), batch_size=1, **light)
 
-    answered_windows = ready.map_batches(
-        AnswerActor,
-        fn_constructor_args=(
-            job.answerer.make, config, job.queries, facts, job.scorer_facts.name, place.answerer.device,
-            place.answerer.num_gpus, job.scorer.refine,
-        ),
-        **actors(place.answerer, windows_per_call=config.answer.windows_per_call if facts.tokens_per_frame else 1),
+    answering = (
+        job.answerer.make, config, job.queries, facts, job.scorer_facts.name, place.answerer.device,
+        place.answerer.num_gpus, job.scorer.refine,
     )  # fmt: skip
+    if facts.name:
+        seats = actors(place.answerer, windows_per_call=config.answer.windows_per_call)
+        answered_windows = ready.map_batches(AnswerActor, fn_constructor_args=answering, **seats)
+    else:  # nothing to load: Ray makes one task of planning, answering and writing
+        answered_windows = ready.map_batches(answer_in_task(*answering), **light)
 
     write = partial(
         sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name,
@@ -180,6 +181,15 @@ def actors(seat: Seat, windows_per_call: int = 1) -> dict[str, Any]:
         "compute": ActorPoolStrategy(min_size=seat.pool.min_size, max_size=seat.pool.max_size),
         **on(seat.labels),
     }
+
+
+def answer_in_task(*answering: Any) -> Callable[[pa.Table], pa.Table]:
+    """Return what an AnswerActor of these arguments does as a stage of tasks, which keep nothing."""
+
+    def answer_windows(table: pa.Table) -> pa.Table:
+        return AnswerActor(*answering)(table)
+
+    return answer_windows
 
 
 def on_rows(function: Callable[[Row], Row], schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:

@@ -191,7 +191,8 @@ class AnswererFacts:
     """What the driver must know of an answerer before a weight is loaded."""
 
     name: str
-    """Goes to the rows as `model`; empty when no language model is named."""
+    """Goes to the rows as `model`; empty when no language model is named: there is nothing to load then, and the
+    answerer is made anew for every part."""
     revision: str
     tokens_per_frame: int
     """Visual tokens of one frame at full resolution; 0 = needs no pixels, spends no tokens."""

@@ -72,7 +72,8 @@ class Settings:
     windows_per_task: int = 0
     """0 = as the flow has it for so many; the same of those below."""
     bundle: int = 0
-    """Windows that go from planning on as one."""
+    """Windows that go from planning on as one where a language model answers; 0 = none does, and one task plans,
+    answers and writes a part."""
     files_per_task: int = 0
     answers_per_shard: int = 0
     window_s: float = 300.0
@@ -106,7 +107,6 @@ def streams(costs: Costs, assumed: Assumed, settings: Settings) -> tuple[Stream,
     per_part = settings.windows_per_part or sink.grown_part(
         SinkConfig(), num_windows, frames, assumed.questions
     )
-    bundle = settings.bundle or min(per_task, SinkConfig().windows_per_part)
     commit_s = {
         name: costs.commit_s + requests * assumed.request_s for name, requests in COMMIT_REQUESTS.items()
     }
@@ -133,7 +133,7 @@ def streams(costs: Costs, assumed: Assumed, settings: Settings) -> tuple[Stream,
         unit_driver_s=costs.step_s,
         # a window with its pixels is a block of its own, out of decoding and through scoring
         first_driver_s=costs.step_s,
-        second_driver_s=costs.step_s * (1 + 2 / bundle + 1 / per_part),
+        second_driver_s=costs.step_s * (1 + 1 / per_part + (2 / settings.bundle if settings.bundle else 0)),
         item_requests=assumed.window_requests,
         item_wait_s=assumed.window_requests * assumed.request_s,
         item_bytes=costs.video_bytes_per_s * length_s,

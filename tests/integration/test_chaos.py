@@ -42,7 +42,7 @@ def test_nothing_is_lost_whatever_is_killed(s3: Bucket, tmp_path):
     assert not any(figures[name] for name in ("lost", "duplicated", "different", "leftovers", "unfinished"))
     kinds = set(figures["kills_by_kind"])
     assert kinds & {"driver", "step"}
-    assert kinds & {"scorer", "answerer", "loading"}
+    assert kinds & {"scorer", "loading"}
     assert "node" in kinds
     assert figures["s3_faults"] > 0
     assert figures["windows"] <= figures["windows_looked_at"] <= figures["windows"] + figures["twice_at_most"]

@@ -45,7 +45,6 @@ def test_it_is_known_until_when_parts_were_staged():
     [
         ("ray::MapWorker(MapBatches(Scorer)).submit", {"scorer"}),
         ("ray::MapWorker(MapBatches(Scorer)).__init__", {"scorer", "loading"}),
-        ("ray::MapWorker(MapBatches(AnswerActor))", {"answerer"}),
         ("ray::MapBatches(read_slices)->MapBatches(probe)", {"task"}),
         ("python -m pipeline.child {}", {"child"}),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=y", {"node"}),
@@ -54,5 +53,5 @@ def test_it_is_known_until_when_parts_were_staged():
     ],
 )
 def test_victims_are_told_by_their_command_line(title, kinds):
-    every = ("scorer", "answerer", "loading", "task", "child", "node")
+    every = ("scorer", "loading", "task", "child", "node")
     assert {kind for kind in every if is_victim(kind, title)} == kinds
