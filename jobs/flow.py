@@ -184,12 +184,13 @@ def actors(seat: Seat, windows_per_call: int = 1) -> dict[str, Any]:
 
 
 def answer_in_task(*answering: Any) -> Callable[[pa.Table], pa.Table]:
-    """Return what an AnswerActor of these arguments does as a stage of tasks, which keep nothing."""
+    """Return what an AnswerActor of these arguments does as a stage of tasks, under the same name."""
 
-    def answer_windows(table: pa.Table) -> pa.Table:
+    def stage(table: pa.Table) -> pa.Table:
         return AnswerActor(*answering)(table)
 
-    return answer_windows
+    stage.__name__ = AnswerActor.__name__
+    return stage
 
 
 def on_rows(function: Callable[[Row], Row], schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:

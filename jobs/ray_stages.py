@@ -22,7 +22,6 @@ NAMES = {
     "plan_window": "plan",
     "fetch_evidence": "fetch",
     "AnswerActor": "answer",
-    "answer_windows": "answer",
     "stage_videos": "",
     "stage_windows": "",
     "judge_shards": "",
