@@ -10,8 +10,8 @@ and the same of wall time; medians of the turns, whole commands, Ray's start and
 holds on a machine that others use too; wall time tells besides how long cores had nothing to do, if nobody else was
 there.
 
-Memory is compared between an archive and one ten times as long: the highest USS of one process of each kind, the object
-store's highest use, and what was spilled, as Ray says it.
+Memory is compared between an archive of short videos, enough of them to fill every queue, and one ten times as long:
+the highest USS of one process of each kind, the object store's highest use, and what was spilled, as Ray says it.
 """
 
 import json
@@ -49,12 +49,16 @@ class Arguments:
 
     media: Path
     """Folder with clips."""
-    seconds: float = 150.0
+    seconds: float = 180.0
     """Each clip is repeated until it lasts so long."""
-    copies: int = 1
-    """How often each is copied in the short archive; ten times as often in the long one."""
+    copies: int = 10
+    """How often each is copied."""
+    short_s: float = 20.0
+    """The same of the archives on which memory is compared."""
+    short_copies: int = 4
+    """In the smaller one of them; ten times as often in the other."""
     turns: int = 1
-    """How often each way goes through the long archive."""
+    """How often each way goes through the archive of long videos."""
     window_s: float = 300.0
     """Seconds of one window."""
     report: Path | None = None
@@ -87,17 +91,22 @@ def main(argv: list[str]) -> int:
     args = parse(Arguments, argv, PROG, Arguments.__doc__)
     require("--seconds", args.seconds, above=0)
     require("--copies", args.copies, at_least=1)
+    require("--short-s", args.short_s, above=0)
+    require("--short-copies", args.short_copies, at_least=1)
     require("--turns", args.turns, at_least=1)
     require("--window-s", args.window_s, above=0)
     clips = list_files("--media", args.media)
     with tempfile.TemporaryDirectory(prefix="reelsift-overhead-") as folder:
         clips = [clip for clip in clips if clip.suffix in SUFFIXES]
-        clips = [
-            repeated(clip, Path(folder), args.seconds) if clip.suffix in REPEATED else clip for clip in clips
-        ]
-        short = copied(clips, Path(folder) / "short", args.copies)
-        long = copied(clips, Path(folder) / "long", args.copies * LONGER)
-        turns = [run_turn("ray", short, Path(folder), args.window_s)]
+        few, many, long = (
+            archive(clips, Path(folder) / name, seconds, copies)
+            for name, seconds, copies in (
+                ("few", args.short_s, args.short_copies),
+                ("many", args.short_s, args.short_copies * LONGER),
+                ("long", args.seconds, args.copies),
+            )
+        )
+        turns = [run_turn("ray", videos, Path(folder), args.window_s) for videos in (few, many)]
         digests: set[str] = set()
         for _ in range(args.turns):
             for way in ("loop", "ray"):
@@ -127,6 +136,14 @@ def main(argv: list[str]) -> int:
     ]
     print(json.dumps({"bench": "overhead", "pass": passed, "figures": figures, "rows": rows}))
     return 0 if passed else 1
+
+
+def archive(clips: list[Path], folder: Path, seconds: float, copies: int) -> Path:
+    """Return a folder with each clip so often, repeated until it lasts so long."""
+    once = folder / "once"
+    once.mkdir(parents=True)
+    videos = [repeated(clip, once, seconds) if clip.suffix in REPEATED else clip for clip in clips]
+    return copied(videos, folder / folder.name, copies)
 
 
 def repeated(clip: Path, folder: Path, seconds: float) -> Path:
@@ -211,7 +228,7 @@ def run_turn(way: str, videos: Path, folder: Path, window_s: float) -> Turn:
 
 
 def compare(turns: list[Turn]) -> dict[str, Any]:
-    """Return the figures: shares as medians over the long archive, growth from the short one to the long."""
+    """Return the figures: shares as medians over the long videos, growth from few short ones to many."""
     long = [turn for turn in turns if turn.archive == "long"]
     of = {
         (way, name): median(getattr(turn, name) for turn in long if turn.way == way)
@@ -219,8 +236,7 @@ def compare(turns: list[Turn]) -> dict[str, Any]:
         for name in ("wall_s", "cpu_s")
     }
     short_mb, long_mb = (
-        highest(turn for turn in turns if turn.way == "ray" and turn.archive == archive)
-        for archive in ("short", "long")
+        highest(turn for turn in turns if turn.archive == archive) for archive in ("few", "many")
     )
     growth = {kind: long_mb[kind] - short_mb[kind] for kind in short_mb}
     worst = max(growth, key=lambda kind: growth[kind])
@@ -263,16 +279,17 @@ def digest(out: str) -> dict[str, str]:
 def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking: list[str]) -> None:
     """Write the report."""
     command = (
-        f"{PROG} --media DIR --seconds {args.seconds:g} --copies {args.copies} --turns {args.turns}"
-        f" --window-s {args.window_s:g}"
+        f"{PROG} --media DIR --seconds {args.seconds:g} --copies {args.copies} --short-s {args.short_s:g}"
+        f" --short-copies {args.short_copies} --turns {args.turns} --window-s {args.window_s:g}"
     )
     lines = [
         "# What Ray costs beside a plain loop, and what grows with the archive",
         "",
         *circumstances(command),
         "",
-        f"Each clip, repeated until it lasts {args.seconds:g} s, {args.copies} times (short) and"
-        f" {args.copies * LONGER} times (long), windows of at most {args.window_s:g} s"
+        f"Each clip, repeated until it lasts {args.seconds:g} s, {args.copies} times (long); until it lasts"
+        f" {args.short_s:g} s, {args.short_copies} times (few) and {args.short_copies * LONGER} times (many)."
+        f" Windows of at most {args.window_s:g} s"
         f" at 1 frame per second, {len(QUERIES)} questions, embedded scorer. The loop calls the same functions in as"
         " many processes as Ray has CPUs, each with models of its own. All rows of all turns over the long archive are"
         " equal bit for bit, run ids and timings left out.",
@@ -309,12 +326,11 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
         ],
     )
     short_mb, long_mb = (
-        highest(turn for turn in turns if turn.way == "ray" and turn.archive == archive)
-        for archive in ("short", "long")
+        highest(turn for turn in turns if turn.archive == archive) for archive in ("few", "many")
     )
     lines += ["", "Highest memory of one process (USS) and of the object store, MB:", ""]
     lines += table(
-        ["", "short", "long"],
+        ["", "few", "many"],
         [[kind, f"{short_mb[kind]:.0f}", f"{long_mb[kind]:.0f}"] for kind in sorted(short_mb)],
     )
     lines += ["", f"Spilled: {figures['spilled_mb']:g} MB."]

@@ -28,6 +28,11 @@ QUIET = {
 """Read by Ray at import; set before it."""
 
 
+QUEUES = {"RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0"}
+"""Read by Ray Data at import. By default decoding runs ahead of a slower scorer until half of the object store is full;
+with 0, until twice as much waits as the scorers are at work on, whatever the length of the archive."""
+
+
 @contextmanager
 def connected() -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
@@ -35,7 +40,7 @@ def connected() -> Generator[None]:
     Raises:
         ClusterError: the address does not answer, or its Ray or Python is another.
     """
-    for name, value in QUIET.items():
+    for name, value in (QUIET | QUEUES).items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "")
     _check_listening(address)

@@ -12,11 +12,12 @@ def turn(
     return Turn(way, archive, 9, wall_s, cpu_s, 0.5, {}, {"task worker": [worker_mb, 1.0]}, streams)
 
 
-def test_share_is_of_the_medians_over_the_long_archive() -> None:
+def test_share_is_of_the_medians_over_the_long_videos() -> None:
     turns = [
-        turn("ray", "short", 1, 1, 100, 40),
+        turn("ray", "few", 1, 1, 100, 40),
+        turn("ray", "many", 900, 900, 110, 45),
         *[turn("loop", "long", wall_s, 90, 0) for wall_s in (80, 81, 500)],
-        *[turn("ray", "long", wall_s, 100, 110, 45) for wall_s in (99, 100, 900)],
+        *[turn("ray", "long", wall_s, 100, 900, 450) for wall_s in (99, 100, 900)],
     ]
     found = compare(turns)
     assert found["ray_share"] == pytest.approx(0.1)
@@ -27,9 +28,10 @@ def test_share_is_of_the_medians_over_the_long_archive() -> None:
 
 def test_the_object_store_counts_as_memory() -> None:
     turns = [
-        turn("ray", "short", 1, 1, 100, 40),
+        turn("ray", "few", 1, 1, 100, 40),
+        turn("ray", "many", 1, 1, 90, 240),
         turn("loop", "long", 1, 1, 0),
-        turn("ray", "long", 1, 1, 90, 240),
+        turn("ray", "long", 1, 1, 90, 40),
     ]
     assert compare(turns)["memory_growth_of"] == "object store"
     assert compare(turns)["memory_growth_mb"] == 200
