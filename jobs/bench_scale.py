@@ -32,8 +32,8 @@ NODES = (1, 10, 100, 1000)
 CLUSTER = Cluster(nodes=1, cores=32, boot_s=150.0, losses_per_h=0.05, bytes_per_s=1.5e9)
 STORE = Store(requests_per_s=5500.0)
 DEVIATION_BOUND = 0.15
-STEPS = 5
-"""Stages of the answer stream that a window goes through as a block."""
+STEPS = 2
+"""Stages of the answer stream that a window goes through as a block, where no language model answers."""
 
 
 @dataclass(frozen=True)
