@@ -44,7 +44,7 @@ class Arguments:
     """Folder with clips; half of them give the costs, the others the check."""
     seconds: float = 40.0
     """Each clip is repeated until it lasts so long."""
-    copies: int = 3
+    copies: int = 12
     """How often each is copied."""
     window_s: float = 20.0
     """Seconds of one window in the measured runs."""
