@@ -1,10 +1,10 @@
 """How fast a cluster comes from zero machines and goes back: the real job on Ray's real autoscaler.
 
 The machines are processes of this one (jobs/fake_cluster.py), of two node types labelled as in `cluster.yaml`, at
-most two of each. GPUs are numbers: a scoring and an answering actor share one, and the models compute on the CPU; the
-scorer waits a moment for each frame, as if a large model looked at it (jobs/paced_scorer.py), so that there is a
-backlog. What the figures show is the decisions, when a machine is asked for and when it is let go; a cloud adds the
-time that a real machine takes to boot.
+most two of each. GPUs are numbers: a scoring actor reserves one, and its model computes on the CPU; the scorer waits a
+moment for each frame, as if a large model looked at it (jobs/paced_scorer.py), so that there is a backlog. What the
+figures show is the decisions, when a machine is asked for and when it is let go; a cloud adds the time that a real
+machine takes to boot.
 """
 
 import json
@@ -37,8 +37,7 @@ MAX_WORKERS = 4
 QUERIES = ("a car", "a rabbit", "a person in a street")
 SETTINGS = (
     "--window.length-s", "2", "--window.sample-fps", "2", "--sink.windows-per-part", "4",
-    "--score.scorer", "jobs.paced_scorer:PACED", "--score.pool.max-size", "2", "--score.pool.num-gpus", "0.5",
-    "--answer.pool.device", "cuda", "--answer.pool.num-gpus", "0.5",
+    "--score.scorer", "jobs.paced_scorer:PACED", "--score.pool.max-size", "2",
 )  # fmt: skip
 LOOK_EVERY_S = 0.25
 JOB_S, IDLE_S = 400.0, 6.0
@@ -147,9 +146,7 @@ def measure(videos: Path, out: Path, idle_s: float) -> dict[str, Any]:
         "job_s": round(ended_s, 1),
         "zero_after_s": round(seen.changes[-1][0] - ended_s, 1) if gone else None,
         "decoded_on": sorted(name for name, stages in seen.stages.items() if stages["sample_window"]),
-        "models_on": sorted(
-            name for name, stages in seen.stages.items() if stages["Scorer"] or stages["AnswerActor"]
-        ),
+        "models_on": sorted(name for name, stages in seen.stages.items() if stages["Scorer"]),
     }
     return {
         "figures": figures,
@@ -216,7 +213,6 @@ def _stage(title: str) -> str:
     known = (
         "sample_window",
         "Scorer",
-        "AnswerActor",
         "probe",
         "plan_window",
         "stage_windows",

@@ -1,10 +1,9 @@
 """The real job on Ray's real autoscaler: machines come from zero for it, and go when it has ended.
 
 What stands in for what: a machine is a raylet of its own on this computer, started and ended by Ray's fake provider
-of nodes instead of a cloud. A GPU is a number that a node type claims: scoring and answering actors reserve half of
-one each, so two pools share it, and their models compute on the CPU. The scorer waits a moment for each frame, as if
-it were a large model, so that work piles up on any computer. The autoscaler, its file, the labels, the pools and the
-job are the real ones.
+of nodes instead of a cloud. A GPU is a number that a node type claims: a scoring actor reserves one, and its model
+computes on the CPU. The scorer waits a moment for each frame, as if it were a large model, so that work piles up on any
+computer. The autoscaler, its file, the labels, the pools and the job are the real ones.
 """
 
 import pytest
