@@ -114,7 +114,7 @@ def kind_of(command: Sequence[str]) -> str:
     """Return what a process of the job does, from its title: `ray::MapWorker(MapBatches(Scorer))` -> `Scorer`."""
     title = " ".join(command)
     for kind in ("Scorer", "AnswerActor"):
-        if kind in title:
+        if f"MapWorker(MapBatches({kind}))" in title:
             return kind
     if "pipeline.child" in title or "child.py" in title:
         return "decoder"

@@ -38,6 +38,7 @@ def test_highest_per_quarter() -> None:
     ("title", "kind"),
     [
         ("ray::MapWorker(MapBatches(Scorer)).submit", "Scorer"),
+        ("ray::MapBatches(plan_window)->MapBatches(AnswerActor)->MapBatches(stage_windows)", "task worker"),
         ("ray::MapBatches(read_slices)->MapBatches(sample_window)", "task worker"),
         ("/usr/lib/raylet --x", "Ray itself"),
         ("python -c from multiprocessing.spawn import spawn_main", "loop process"),
