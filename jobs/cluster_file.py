@@ -203,7 +203,8 @@ def _schema(cluster: Mapping[str, Any]) -> list[str]:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.absolute_path) or "the file"
         return [f"{where}: {error.message}, by Ray's schema"]
-    # what Ray raises on a file with the wrong shape or a provider that it does not know
+    # on a file of the wrong shape Ray raises whatever its code comes across; on a provider that it does not know,
+    # NotImplementedError, and ImportError on one whose package is not installed
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
         return [f"refused by Ray: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"]
     return []
