@@ -1,9 +1,9 @@
 """How far does it scale? Costs measured on this machine, then 1 to 1,000 machines and ten million files simulated.
 
-Three runs of the real job come first. The first, on one set of videos with one decoding task and one scorer, gives the
-costs; the other two, on other videos with one and with two of both, are what the simulation must tell beforehand:
-measured_vs_simulated is the worse of their relative deviations. What others keep busy on the machine meanwhile is
-measured and taken from the simulated machine's cores.
+Four runs of the real job come first. Two, of different length, with one decoding task and one scorer, give the costs;
+two others, longer, with one and with two of both, are what the simulation must tell beforehand (scale/check.py):
+measured_vs_simulated is the worse of their relative deviations. All have copies of the same clips, because what
+decoding costs differs threefold between clips, and that is no question of scale.
 
 Then whole jobs are simulated. The bottleneck is what shortens the job of the most machines most when it costs nothing.
 """
@@ -17,13 +17,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from jobs.bench_overhead import copied, repeated
+from jobs.bench_overhead import REPEATED, copied, repeated
 from jobs.bench_report import list_files, write_report
 from jobs.command_line import parse, require
 from jobs.scale import report
-from jobs.scale.measure import JobRun, bytes_per_s, commit_s, measure, run_job
-from jobs.scale.model import Cluster, Store, Stream
-from jobs.scale.simulation import simulate
+from jobs.scale.check import Check, check
+from jobs.scale.measure import bytes_per_s, commit_s, measure, run_job
+from jobs.scale.model import Cluster, Store
 from jobs.scale.whole_job import Assumed, Costs, Settings, Whole, row, run, streams
 from pipeline.errors import JobError
 
@@ -32,8 +32,6 @@ NODES = (1, 10, 100, 1000)
 CLUSTER = Cluster(nodes=1, cores=32, boot_s=150.0, losses_per_h=0.05, bytes_per_s=1.5e9)
 STORE = Store(requests_per_s=5500.0)
 DEVIATION_BOUND = 0.15
-STEPS = 2
-"""Stages of the answer stream that a window goes through as a block, where no language model answers."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,11 @@ class Arguments:
     """Measure costs, simulate 1 to 1,000 machines."""
 
     media: Path
-    """Folder with clips; half of them give the costs, the others the check."""
+    """Folder with clips."""
     seconds: float = 40.0
     """Each clip is repeated until it lasts so long."""
-    copies: int = 12
-    """How often each is copied."""
+    copies: int = 4
+    """How often each is copied in the run that gives the costs; twice as often in those that are told."""
     window_s: float = 20.0
     """Seconds of one window in the measured runs."""
     files: int = 10_000_000
@@ -60,22 +58,6 @@ class Arguments:
     """Simulations at the same time."""
     report: Path | None = None
     """Markdown file to write, the plot beside it; the default is docs/benchmarks/scale.md."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One measured point beside what was simulated for it."""
-
-    workers: int
-    windows: int
-    measured_s: float
-    simulated_s: float
-    foreign_cores: float
-
-    @property
-    def deviation(self) -> float:
-        """Relative to what was measured."""
-        return abs(self.simulated_s - self.measured_s) / self.measured_s
 
 
 @dataclass(frozen=True)
@@ -99,7 +81,7 @@ def main(argv: list[str]) -> int:
         JobError: a run failed.
     """
     args = parse(Arguments, argv, PROG, Arguments.__doc__)
-    require("--copies", args.copies, at_least=1)
+    require("--copies", args.copies, at_least=2)
     require("--seconds", args.seconds, above=0)
     require("--window-s", args.window_s, above=0)
     require("--files", args.files, at_least=1000)
@@ -142,65 +124,26 @@ def read_costs(path: Path) -> tuple[Costs, list[Check], float | None]:
 
 
 def measured(args: Arguments) -> tuple[Costs, list[Check], float | None]:
-    """Return costs from one half of the clips, the check on the other half, and the time of a commit in the bucket.
+    """Return costs from two runs, the check on two others, and the time of a commit in the bucket.
 
     Raises:
-        JobError: a run failed, or there are fewer than two clips.
+        JobError: a run failed, or there is no clip.
     """
     with tempfile.TemporaryDirectory(prefix="reelsift-scale-") as name:
         folder = Path(name)
-        clips = [clip for clip in list_files("--media", args.media) if clip.suffix in (".mp4", ".avi")]
-        if len(clips) < 2:
-            msg = f"--media {args.media}: found {len(clips)} clips in .mp4 or .avi, expected 2 or more; add some"
+        clips = [clip for clip in list_files("--media", args.media) if clip.suffix in REPEATED]
+        if not clips:
+            msg = f"--media {args.media}: found no clip in {' or '.join(REPEATED)}, expected 1 or more; add some"
             raise JobError(msg)
-        long = [repeated(clip, folder, args.seconds) for clip in clips]
-        first = copied(long[::2], folder / "first", args.copies)
-        other = copied(long[1::2], folder / "other", args.copies + 1)
-        calibration = run_job(first, folder, 1, args.window_s)
-        costs = measure(calibration, folder, bytes_per_s(first, calibration.video_s))
-        told = [run_job(other, folder, workers, args.window_s) for workers in (1, 2)]
+        same = [repeated(clip, folder, args.seconds) for clip in clips]
+        few, some, many = (
+            copied(same, folder / f"copies{copies}", copies) for copies in (1, args.copies, 2 * args.copies)
+        )
+        short, long = (run_job(videos, folder, 1, args.window_s) for videos in (few, some))
+        costs = measure(short, long, folder, bytes_per_s(some, long.video_s))
+        told = [run_job(many, folder, workers, args.window_s) for workers in (1, 2)]
         s3_s = commit_s(f"{args.s3.rstrip('/')}/{time.time_ns()}") if args.s3 else None
-    return costs, [check(calibration, one, costs.step_s) for one in told], s3_s
-
-
-def check(calibration: JobRun, told: JobRun, step_s: float) -> Check:
-    """Return a measured point beside what the costs of another run say of it.
-
-    What the simulated stream leaves of the other run's time is the start of Ray and of its processes.
-    """
-    start_core_s = (calibration.wall_s - stream_s(calibration, calibration, step_s)) * room(calibration)
-    simulated_s = start_core_s / room(told) + stream_s(calibration, told, step_s)
-    return Check(told.workers, told.windows, told.wall_s, simulated_s, told.foreign_cores)
-
-
-def room(run: JobRun) -> float:
-    """Return the cores of this machine that others left."""
-    import psutil
-
-    return max(0.1, (psutil.cpu_count() or 1) - run.foreign_cores)
-
-
-def stream_s(calibration: JobRun, told: JobRun, step_s: float) -> float:
-    """Return the simulated time of the answer stream of a run, with the costs per window of another."""
-    import psutil
-
-    counted, cores = calibration.counted, psutil.cpu_count() or 1
-    work_s = counted["decode_cpu_s"] + counted["score_cpu_s"]
-    # the driver computes on the same cores: it keeps them from the windows
-    more = 1 + STEPS * step_s * calibration.windows / work_s
-    per_s = more / calibration.video_s
-    stream = Stream(
-        "answer",
-        items=told.windows,
-        items_per_unit=1,
-        first_s=per_s * counted["decode_cpu_s"] * told.video_s / told.windows,
-        second_s=per_s * counted["score_cpu_s"] * told.video_s / told.windows,
-        spread=calibration.spread,
-    )
-    machine = Cluster(
-        1, cores, first_slots=told.workers, second_slots=told.workers, core_speed=room(told) / cores
-    )
-    return simulate(stream, machine, Store()).wall_s
+    return costs, [check(short, long, one) for one in told], s3_s
 
 
 def simulate_case(case: Case) -> Whole:

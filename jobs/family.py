@@ -33,6 +33,8 @@ class Use:
     """Per kind of process."""
     foreign_cores: float = 0.0
     """Cores that others kept busy meanwhile, on average."""
+    stolen_cores: float = 0.0
+    """Cores on which something was ready to run and the machine beneath ran another guest instead."""
     memory_mb: dict[str, list[float]] = field(default_factory=dict)
     """Highest memory of one process of a kind, per quarter of the run."""
 
@@ -46,7 +48,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, Us
     import psutil
 
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as result:
-        busy_s, started = _busy_s(), time.monotonic()
+        (busy_s, stolen_s), started = _busy_s(), time.monotonic()
         process = subprocess.Popen(command, stdout=result, stderr=said, env=environment)
         spent: dict[tuple[int, float], tuple[str, float]] = {}
         weights: list[tuple[float, str, float]] = []
@@ -75,8 +77,10 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, Us
     for kind, cpu_s in spent.values():
         kinds[kind] += cpu_s
     cpu_s = sum(kinds.values())
-    foreign = max(0.0, (_busy_s() - busy_s - cpu_s) / wall_s)
-    return text, Use(wall_s, cpu_s, dict(kinds), foreign, quarters(weights))
+    all_busy_s, all_stolen_s = _busy_s()
+    foreign = max(0.0, (all_busy_s - busy_s - cpu_s) / wall_s)
+    stolen = (all_stolen_s - stolen_s) / wall_s
+    return text, Use(wall_s, cpu_s, dict(kinds), foreign, stolen, quarters(weights))
 
 
 def _look(
@@ -102,12 +106,13 @@ def _look(
         return
 
 
-def _busy_s() -> float:
-    """Return the CPU seconds that this machine has been busy since it started."""
+def _busy_s() -> tuple[float, float]:
+    """Return the CPU seconds that this machine has been busy since it started, and those stolen from it."""
     import psutil
 
     times = psutil.cpu_times()
-    return times.user + times.nice + times.system + times.irq + times.softirq
+    busy_s = times.user + times.nice + times.system + times.irq + times.softirq
+    return busy_s, getattr(times, "steal", 0.0)  # Linux alone has it
 
 
 def kind_of(command: Sequence[str]) -> str:

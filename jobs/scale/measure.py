@@ -1,7 +1,8 @@
 """What the parts of a job cost on this machine, measured on the real job and on the functions the driver calls.
 
-Work of the stages is CPU time that the job itself counts. What is left of its CPU time, Ray's own and the driver's, is
-spread over the windows. The driver's time per step comes from a flow of the same shape whose stages do nothing.
+Work of the stages is CPU time that the job itself counts. What else its processes use is told apart by two runs of
+different length: what is spent on starting, and what each window adds (`Share`). The driver's time per step comes from
+a flow of the same shape whose stages do nothing.
 """
 
 import json
@@ -34,13 +35,47 @@ class JobRun:
     workers: int
     windows: int
     video_s: float
-    wall_s: float
-    foreign_cores: float
+    use: family.Use
     counted: dict[str, float]
     """Counters of the run."""
-    cpu_s: float
     spread: tuple[float, ...]
     out: str
+
+    @property
+    def speed(self) -> float:
+        """What a process of this machine got of the time in which it was let run; the rest went to other guests."""
+        busy = self.use.cpu_s / self.use.wall_s + self.use.foreign_cores
+        return busy / (busy + self.use.stolen_cores)
+
+    def unstaged_s(self, kind: str) -> float:
+        """Return CPU seconds of one kind of process beyond what the job counts as a stage's work."""
+        counted = sum(self.counted[name] for name in COUNTED.get(kind, ()))
+        return max(0.0, self.use.cpu_s_of.get(kind, 0.0) - counted)
+
+
+COUNTED = {
+    "decoder": ("decode_cpu_s", "probe_cpu_s"),
+    "Scorer": ("score_cpu_s",),
+    "task worker": ("answer_cpu_s", "write_cpu_s"),
+}
+"""The job's counters of what each kind of process does."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """CPU seconds of one kind of process that are no stage's work."""
+
+    start_s: float
+    """Whatever the length of the job."""
+    window_s: float
+    """Per window."""
+
+
+def share(short: JobRun, long: JobRun, *kinds: str) -> Share:
+    """Return what kinds of process spend on starting, and what a window more costs them, from two runs."""
+    spent = [sum(map(run.unstaged_s, kinds)) for run in (short, long)]
+    window_s = max(0.0, (spent[1] - spent[0]) / (long.windows - short.windows))
+    return Share(max(0.0, spent[0] - window_s * short.windows), window_s)
 
 
 def run_job(videos: Path, folder: Path, workers: int, window_s: float) -> JobRun:
@@ -71,23 +106,22 @@ def run_job(videos: Path, folder: Path, workers: int, window_s: float) -> JobRun
         workers=workers,
         windows=stats["windows"],
         video_s=stats["this_run"]["video_s"],
-        wall_s=use.wall_s,
-        foreign_cores=use.foreign_cores,
+        use=use,
         counted=stats["this_run"],
-        cpu_s=use.cpu_s,
         spread=tuple(round(ratio / mean, 3) for ratio in ratios.values()),
         out=str(out),
     )
 
 
-def measure(run: JobRun, folder: Path, bytes_per_s: float) -> Costs:
-    """Return what the parts of the job cost."""
+def measure(short: JobRun, run: JobRun, folder: Path, bytes_per_s: float) -> Costs:
+    """Return what the parts of the job cost, from a run of a few windows and one of many."""
     counted, video_s = run.counted, run.video_s
     return Costs(
         probe_s=counted["probe_cpu_s"] / counted["videos"],
         decode_s=counted["decode_cpu_s"] / video_s,
         score_s=counted["score_cpu_s"] / video_s,
         write_s=(counted["answer_cpu_s"] + counted["write_cpu_s"]) / video_s,
+        ray_s=share(short, run, "task worker", "Scorer", "Ray itself").window_s,
         spread=run.spread,
         step_s=_step_s(folder),
         **_driver(run, folder),

@@ -22,6 +22,10 @@ class Stream:
     """Core seconds of the first stage per item, on average."""
     second_s: float = 0.0
     """Core seconds of the second stage per item; 0 = there is none."""
+    beside_s: float = 0.0
+    """Core seconds per item that Ray's own processes take on the machine, beside both stages; no useful work."""
+    second_start_s: float = 0.0
+    """Core seconds until a slot of the second stage takes its first item: its process starts and loads."""
     spread: tuple[float, ...] = (1.0,)
     """Measured times of items divided by their mean; units draw from them."""
     unit_driver_s: float = 0.0

@@ -57,17 +57,25 @@ def lines(
         "",
         *table(["cost", "seconds"], [[name, f"{value:.3g}"] for name, value in _plain(costs).items()]),
         "",
-        "Per file: probe_s, list_s; per second of video: decode_s, score_s, write_s; per window: plan_s; per answer:"
-        " count_s, judge_s; per Parquet file opened: open_s; per block and stage on the driver: step_s."
+        "Per file: probe_s, list_s; per second of video: decode_s, score_s, write_s; per window: ray_s, plan_s; per"
+        " answer: count_s, judge_s; per Parquet file opened: open_s; per block and stage on the driver: step_s."
         + (f" A commit in a bucket of a server on this machine: {s3_commit_s:.3f} s." if s3_commit_s else ""),
         "",
         "## The check",
         "",
-        "The real job, on other videos than those that gave the costs. Others' cores are taken from the simulated"
-        " machine's.",
+        "The real job over more copies than those that gave the costs. What others and other guests of the machine"
+        " beneath took of its cores meanwhile is taken from the simulated machine's.",
         "",
         *table(
-            ["tasks and scorers", "windows", "measured s", "simulated s", "deviation", "others' cores"],
+            [
+                "tasks and scorers",
+                "windows",
+                "measured s",
+                "simulated s",
+                "deviation",
+                "others' cores",
+                "stolen",
+            ],
             [
                 [
                     str(one.workers),
@@ -76,6 +84,7 @@ def lines(
                     f"{one.simulated_s:.1f}",
                     f"{one.deviation:.1%}",
                     f"{one.foreign_cores:.2f}",
+                    f"{one.stolen_cores:.2f}",
                 ]
                 for one in checks
             ],

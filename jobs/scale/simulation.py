@@ -24,6 +24,8 @@ from jobs.scale.line import Line, Server
 from jobs.scale.model import Cluster, Outcome, Store, Stream
 
 Event = Generator[Any, Any, None]
+TURN_S = 0.05
+"""Where more wants to run than there are cores, each in turn has one for so long."""
 Unit = tuple[int, int, float]
 """Number, items, and how long its items take compared with the average."""
 
@@ -166,12 +168,18 @@ class _Run:
 
     def _second_slot(self, node: _Node) -> Event:
         unit: Unit | None = None
+        stream = self.stream
         try:
+            yield from self._compute(node, stream.second_start_s)
             while True:
                 unit, _ = yield from self.room.take()
                 _, items, scale = unit
-                yield from self._compute(node, items * scale * self.stream.second_s)
-                yield from self._drive(items * self.stream.second_driver_s)
+                seconds, beside_s = items * scale * stream.second_s, items * stream.beside_s
+                if self.shares_cores:
+                    self.env.process(self._compute(node, beside_s))
+                    beside_s = 0.0
+                yield from self._compute(node, seconds + beside_s)
+                yield from self._drive(items * stream.second_driver_s)
                 self._finish(items)
                 unit = None
         except simpy.Interrupt:
@@ -185,9 +193,12 @@ class _Run:
             return
         if wait_s:
             yield self.env.timeout(wait_s)
-        with node.cores.request() as core:
-            yield core
-            yield self.env.timeout(seconds / self.cluster.core_speed)
+        left_s = seconds / self.cluster.core_speed
+        while left_s > 0:
+            with node.cores.request() as core:
+                yield core
+                yield self.env.timeout(min(left_s, TURN_S))
+            left_s -= TURN_S
 
     def _read_s(self, node: _Node, num_bytes: float) -> float:
         """Return how long bytes take over a machine's network, behind all that its other tasks asked for before."""

@@ -29,6 +29,8 @@ class Costs:
     score_s: float
     write_s: float
     """Of what follows scoring, per second of video."""
+    ray_s: float
+    """Of Ray on the machines, per window: its own processes, and what wraps the stages."""
     spread: tuple[float, ...]
     """Times of windows divided by their mean."""
     step_s: float
@@ -129,6 +131,7 @@ def streams(costs: Costs, assumed: Assumed, settings: Settings) -> tuple[Stream,
         items_per_unit=per_task,
         first_s=costs.decode_s * length_s,
         second_s=(costs.score_s + costs.write_s) * length_s,
+        beside_s=costs.ray_s,
         spread=costs.spread,
         unit_driver_s=costs.step_s,
         # a window with its pixels is a block of its own, out of decoding and through scoring

@@ -9,10 +9,12 @@ from jobs.scale.model import Cluster, Store
 from jobs.scale.whole_job import Assumed, Costs, Settings, run, streams
 
 COSTS = Costs(
-    probe_s=0.05, decode_s=0.03, score_s=0.02, write_s=0.001, spread=(1.0,), step_s=0.01, list_s=1e-5, plan_s=1e-4,
-    count_s=1e-5, judge_s=1e-5, open_s=1e-3, commit_s=0.01, video_bytes_per_s=1e5,
+    probe_s=0.05, decode_s=0.03, score_s=0.02, write_s=0.001, ray_s=0.1, spread=(1.0,), step_s=0.01, list_s=1e-5,
+    plan_s=1e-4, count_s=1e-5, judge_s=1e-5, open_s=1e-3, commit_s=0.01, video_bytes_per_s=1e5,
 )  # fmt: skip
-FREE = replace(COSTS, write_s=0.0, step_s=0.0, list_s=0.0, plan_s=0.0, count_s=0.0, open_s=0.0, commit_s=0.0)
+FREE = replace(
+    COSTS, write_s=0.0, ray_s=0.0, step_s=0.0, list_s=0.0, plan_s=0.0, count_s=0.0, open_s=0.0, commit_s=0.0
+)
 
 
 def test_tasks_are_cut_as_the_flow_cuts_them() -> None:
