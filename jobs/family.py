@@ -95,14 +95,14 @@ def _look(
 
     try:
         with member.oneshot():
-            kind = "driver" if member.pid == first_pid else kind_of(member.cmdline())
-            times = member.cpu_times()
+            title, times = member.cmdline(), member.cpu_times()
             name = (member.pid, member.create_time())
-            # a worker that becomes an actor keeps its pid: its latest title says what it is
+            # a worker that becomes an actor keeps its pid: its latest title says what it is; one that ended has none
+            kind = "driver" if member.pid == first_pid else kind_of(title) if title else spent[name][0]
             spent[name] = (kind, times.user + times.system)
         if at_s is not None:
             weights.append((at_s, kind, member.memory_full_info().uss / 1e6))
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+    except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):  # KeyError: ended before it was first seen
         return
 
 
