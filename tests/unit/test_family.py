@@ -3,6 +3,7 @@
 import os
 import sys
 
+import psutil
 import pytest
 
 from jobs.family import kind_of, quarters, run
@@ -20,6 +21,23 @@ def test_cpu_time_of_children_counts() -> None:
     assert use.cpu_s > 0.9
     assert use.cpu_s_of["driver"] < use.cpu_s / 2
     assert max(use.memory_mb["driver"]) > 1
+
+
+def test_a_process_whose_title_is_gone_is_still_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is about to end has none any more."""
+    seen: list[int] = []
+    title = psutil.Process.cmdline
+
+    def vanishing(process: psutil.Process) -> list[str]:
+        words = title(process)
+        seen.extend([process.pid] * ("pipeline.child" in words))
+        return [] if seen.count(process.pid) > 1 else words
+
+    monkeypatch.setattr(psutil.Process, "cmdline", vanishing)
+    child = [sys.executable, "-c", BURN, "pipeline.child"]
+    _, use = run([sys.executable, "-c", f"import subprocess;subprocess.run({child!r})"], dict(os.environ))
+    assert set(use.cpu_s_of) == {"driver", "decoder"}
+    assert use.cpu_s_of["decoder"] > 0.4
 
 
 def test_a_command_that_fails_says_why() -> None:

@@ -40,6 +40,28 @@ def test_more_slots_than_cores_share_the_cores() -> None:
     assert found.wall_s == pytest.approx(IDEAL.useful_s / 2)
 
 
+def test_an_actor_that_loads_first_takes_its_first_item_later() -> None:
+    stream = replace(IDEAL, items=8, second_s=3.0, second_start_s=100.0)
+    found = simulate(stream, Cluster(1, cores=2, first_slots=1, second_slots=1), Store())
+    assert found.wall_s == pytest.approx(100.0 + 8 * 3.0)
+
+
+def test_work_beside_the_stages_takes_cores_but_holds_up_nobody_where_some_are_free() -> None:
+    stream = replace(IDEAL, second_s=3.0)
+    full = Cluster(1, cores=2, first_slots=1, second_slots=2)  # three want two cores
+    alone = simulate(stream, full, Store()).wall_s
+    beside = simulate(replace(stream, beside_s=1.5), full, Store()).wall_s
+    assert beside == pytest.approx(alone * 7.5 / 6, rel=0.01)
+    free = simulate(replace(stream, beside_s=1.5), replace(full, cores=4, second_slots=4), Store()).wall_s
+    assert free == pytest.approx(2048 * 3.0 + 4 * 3.0, rel=0.001), "decoding alone bounds it"
+
+
+def test_on_machines_whose_cores_are_all_slots_it_lengthens_the_second_stage() -> None:
+    stream = replace(IDEAL, second_s=3.0, beside_s=1.5)
+    found = simulate(stream, Cluster(1, cores=2, first_slots=1, second_slots=1), Store())
+    assert found.wall_s == pytest.approx(2048 * 4.5 + 4 * 3.0)
+
+
 def test_every_item_is_done_once_though_machines_vanish() -> None:
     found = simulate(STREAM, CLUSTER, STORE, seed=3)
     assert (found.done, found.commits) == (4000, 125)
