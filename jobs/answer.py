@@ -273,9 +273,9 @@ def _execute(
         open_windows = answered.open_windows(run, queries, found)
         windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
         if windows:
-            routes = plan.routes or routing.decide(
-                plan.router, plan.router_facts, job, plan.models, place.answerer
-            )
+            routes = plan.routes
+            if place.answerer and not routes:
+                routes = routing.decide(plan.router, plan.router_facts, job, plan.models, place.answerer)
             answers = flow.answer_archive(job, place, routes, windows)
             counters.update(commit("answer", answers, _num_rows(windows)))
         num_answers = num_rows(ledger.part_files(run.out, "answers"))

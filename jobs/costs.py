@@ -40,8 +40,7 @@ class Meter:
 
     def note(self, place: Any) -> None:
         """Take note of where the actors go (a placement.Placement)."""
-        seats = {"score": place.scorer, "answer": place.answerer}
-        self.gpus = {name: seat.num_gpus for name, seat in seats.items() if seat.num_gpus}
+        self.gpus = {name: seat.num_gpus for name, seat in place.pools.items() if seat.num_gpus}
 
     def look(self, cluster: Cluster) -> None:
         """Take note of the machines that are there."""

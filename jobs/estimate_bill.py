@@ -70,7 +70,8 @@ def as_bill(
     """Return counts, seconds per stage, and dollars: low at spot prices, high on demand."""
     on_gpu = {
         "score": _on_gpu(config.score.pool, earlier, "score", wanted=plan.scorer_facts.uses_gpu),
-        "answer": _on_gpu(config.answer.pool, earlier, "answer", wanted=bool(plan.answerer_facts.frame_size)),
+        "answer": bool(plan.answerer_facts.name)
+        and _on_gpu(config.answer.pool, earlier, "answer", wanted=bool(plan.answerer_facts.frame_size)),
     }
     share = {"score": config.score.pool.num_gpus, "answer": config.answer.pool.num_gpus}
     low, high, expected = 0.0, 0.0, {"spot": 0.0, "on_demand": 0.0}

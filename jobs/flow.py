@@ -121,12 +121,13 @@ def answer_archive(
         fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
         ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), batch_size=1, **light)
 
+    seat = place.answerer
     answering = (
-        job.answerer.make, config, job.queries, facts, job.scorer_facts.name, place.answerer.device,
-        place.answerer.num_gpus, job.scorer.refine,
+        job.answerer.make, config, job.queries, facts, job.scorer_facts.name, seat.device if seat else "cpu",
+        seat.num_gpus if seat else 0.0, job.scorer.refine,
     )  # fmt: skip
-    if facts.name:
-        seats = actors(place.answerer, windows_per_call=config.answer.windows_per_call)
+    if seat:
+        seats = actors(seat, windows_per_call=config.answer.windows_per_call)
         answered_windows = ready.map_batches(AnswerActor, fn_constructor_args=answering, **seats)
     else:  # nothing to load: Ray makes one task of planning, answering and writing
         answered_windows = ready.map_batches(answer_in_task(*answering), **light)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.models import Device
@@ -32,6 +32,7 @@ ROUNDING_CPUS = 2.0
 """By how much the shares of all stages, each rounded up to whole tasks, may exceed their sum."""
 WAIT_S = 60.0
 """Seconds after which it is said, again and again, that something is not there yet."""
+ACTOR = {"score": "a scoring actor", "answer": "an answering actor"}
 DECODING_MACHINES = {"role": "decode"}
 GPU_MACHINES = {"role": "gpu"}
 
@@ -56,12 +57,19 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Seats of both pools, and the machines of all that holds no model."""
+    """Seats of the pools, and the machines of all that holds no model."""
 
     scorer: Seat
-    answerer: Seat
+    answerer: Seat | None
+    """None without `--answer.model`: tasks answer, no actor is started."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of the machines that decode, plan and write; empty = any."""
+
+    @property
+    def pools(self) -> dict[str, Seat]:
+        """Seats of the actors that are started, by the stage of their settings."""
+        seats = {"score": self.scorer, "answer": self.answerer}
+        return {stage: seat for stage, seat in seats.items() if seat}
 
 
 def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placement:
@@ -80,10 +88,10 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
             _bound_growth(placement, machines)
     else:
         logger.info("the cluster does not tell what it can get: not judged")
-    for who, seat in (("scoring", placement.scorer), ("answering", placement.answerer)):
+    for stage, seat in placement.pools.items():
         logger.info(
             "%s: %d to %d actors of %s on %s",
-            who, seat.pool.min_size, seat.pool.max_size, seat.needed, _where(seat.labels),
+            stage, seat.pool.min_size, seat.pool.max_size, seat.needed, _where(seat.labels),
         )  # fmt: skip
     return placement
 
@@ -102,16 +110,12 @@ def most_resources(placement: Placement, machines: Machines) -> tuple[float, flo
         taken.total("CPU", labels) + left.total("CPU", labels) for labels in (placement.labels, None)
     )
     roomy = all_cpus - cpus >= ROUNDING_CPUS
-    least = (
-        DECODE_CPUS
-        + sum(seat.num_cpus * seat.pool.min_size for seat in (placement.scorer, placement.answerer))
-        + 1
-    )
+    least = DECODE_CPUS + sum(seat.num_cpus * seat.pool.min_size for seat in placement.pools.values()) + 1
     return max(cpus if roomy else min(cpus, all_cpus - ROUNDING_CPUS), min(least, cpus)), gpus
 
 
 def _most_gpus(placement: Placement) -> float:
-    return sum(seat.num_gpus * seat.pool.max_size for seat in (placement.scorer, placement.answerer))
+    return sum(seat.num_gpus * seat.pool.max_size for seat in placement.pools.values())
 
 
 def _bound_growth(placement: Placement, machines: Machines) -> None:
@@ -123,8 +127,8 @@ def _bound_growth(placement: Placement, machines: Machines) -> None:
     options.resource_limits = ExecutionResources.for_limits(cpu=cpus, gpu=gpus)
     if (wanted := _most_gpus(placement)) > gpus:
         logger.warning(
-            "the pools may grow to %g GPUs, the cluster to %g: lower --score.pool.max-size or --answer.pool.max-size,"
-            " or the last machines may not be asked for", wanted, gpus,
+            "the pools may grow to %g GPUs, the cluster to %g: lower %s, or the last machines may not be asked for",
+            wanted, gpus, " or ".join(f"--{stage}.pool.max-size" for stage in placement.pools),
         )  # fmt: skip
 
 
@@ -132,18 +136,14 @@ def find_places(config: JobConfig, machines: Machines, *, scorer_gpu: bool, answ
     """Return where the stages go on some machines, whether or not they fit."""
     present = machines.total("GPU") > 0
     decoding = _labels(config, machines, DECODING_MACHINES, {"CPU": DECODE_CPUS})
-    seats = [
-        _seat(stage.pool, wanted=wanted, present=present)
-        for stage, wanted in ((config.score, scorer_gpu), (config.answer, answerer_gpu))
-    ]
-    scorer, answerer = (
-        Seat(
-            seat.device, seat.num_cpus, seat.num_gpus, seat.pool,
-            _labels(config, machines, GPU_MACHINES, seat.needed) if seat.num_gpus else decoding,
-        )
-        for seat in seats
-    )  # fmt: skip
-    return Placement(scorer, answerer, decoding)
+
+    def seat_of(pool: PoolConfig, *, wanted: bool) -> Seat:
+        seat = _seat(pool, wanted=wanted, present=present)
+        labels = _labels(config, machines, GPU_MACHINES, seat.needed) if seat.num_gpus else decoding
+        return replace(seat, labels=labels)
+
+    answerer = seat_of(config.answer.pool, wanted=answerer_gpu) if config.answer.model else None
+    return Placement(seat_of(config.score.pool, wanted=scorer_gpu), answerer, decoding)
 
 
 def _labels(
@@ -175,11 +175,8 @@ def check(placement: Placement, machines: Machines) -> None:
         ClusterError: who needs what, what there is and can be, and what to lower.
     """
     pools = [
-        Need(who, seat.needed, seat.labels, seat.pool.min_size, f"--{stage}.pool")
-        for who, stage, seat in (
-            ("a scoring actor", "score", placement.scorer),
-            ("an answering actor", "answer", placement.answerer),
-        )
+        Need(ACTOR[stage], seat.needed, seat.labels, seat.pool.min_size, f"--{stage}.pool")
+        for stage, seat in placement.pools.items()
     ]
     tasks = [
         Need("a decoding task", {"CPU": DECODE_CPUS}, placement.labels),

@@ -111,8 +111,7 @@ def _check_total(kind: str, needs: Sequence[Need], machines: Machines) -> None:
             msg = (
                 f"the smallest pools need {need:g} {kind}s{on} at the same time, one task to decode and one to write"
                 f" included; the cluster has {have:g}, with all that its autoscaler may start:"
-                f" {machines.describe()}. Lower --score.pool.min-size, --answer.pool.min-size or"
-                f" num-{kind.lower()}s, or add machines"
+                f" {machines.describe()}. Lower {_min_sizes(needs)} or num-{kind.lower()}s, or add machines"
             )
             raise ClusterError(msg)
 
@@ -132,7 +131,7 @@ def _check_num_machines(needs: Sequence[Need], machines: Machines) -> None:
         msg = (
             f"the smallest pools and one decoding task need {total} machines at the same time"
             f" ({', '.join(f'{n} labelled {_text(dict(role))}' for role, n in least.items())}); max_workers of the"
-            f" cluster is {machines.max_workers}. Raise it, or lower --score.pool.min-size or --answer.pool.min-size"
+            f" cluster is {machines.max_workers}. Raise it, or lower {_min_sizes(needs)}"
         )
         raise ClusterError(msg)
 
@@ -149,6 +148,10 @@ def _amounts(resources: Mapping[str, float]) -> str:
     return " and ".join(
         f"{amount:g} {kind}{'s' if amount != 1 else ''}" for kind, amount in resources.items()
     )
+
+
+def _min_sizes(needs: Sequence[Need]) -> str:
+    return " or ".join(f"{need.setting}.min-size" for need in needs if need.setting)
 
 
 def _amount_options(need: Need) -> str:

@@ -237,9 +237,8 @@ def print_plan(
         "queries": _routed(config, queries, plan),
         "scorer": plan.scorer_facts.name,
         "model": plan.answerer_facts.name or "none: answers from frame relevance",
-        "pools": {
-            name: _pool(pool) for name, pool in (("score", config.score.pool), ("answer", config.answer.pool))
-        },
+        "pools": {"score": _pool(config.score.pool)}
+        | ({"answer": _pool(config.answer.pool)} if config.answer.model else {}),
         "fingerprint": settings.fingerprint(config),
         "settings": settings.dump(config),
     }

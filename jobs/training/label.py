@@ -129,6 +129,7 @@ def _probe(
         from jobs.training import flow
 
         seat = place(job, scorer_gpu=False, answerer_gpu=True).answerer
+        assert seat, "a model is named: it looks at frames"
         sizes = (facts.frame_size, scorer.describe(config.score).frame_size)
         look = partial(look_to_label, Reader(config.decode, WindowConfig()), videos, sizes, config.num_frames)
         made = (answerer.make, scorer, config, facts, seat.device, seat.num_gpus)

@@ -194,6 +194,7 @@ def _compute_states(videos: str, groups: Sequence[Row], folder: str, config: Rou
         raise ConfigError(msg)
     job = JobConfig(answer=config.answer, decode=config.decode)
     seat = place_actors(job, scorer_gpu=False, answerer_gpu=True).answerer
+    assert seat, "a model is named: it looks at frames"
     look = partial(look_again, Reader(config.decode, WindowConfig()), videos, size)
     made = (answerer.make, config, seat.device, seat.num_gpus)
     written, failed = flow.run(flow.states(missing, look, made, seat, folder))

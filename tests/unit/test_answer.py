@@ -40,8 +40,12 @@ def test_a_dry_run_says_who_decides_routes_and_loads_no_model(model, tmp_path, c
     assert answer._run(str(videos), out, [one_query("a dog")], job, CostOptions(), dry_run=True) == 0
     told = capsys.readouterr().err
     assert f"route decided by {model} when the run starts: router llm" in told
+    assert '"answer": "1 to 1 actors' in told
     assert answer._run(str(videos), out, [one_query("a dog")], JobConfig(), CostOptions(), dry_run=True) == 0
-    assert "(find, fragment)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "(find, fragment)" in told
+    assert '"score": "1 to 1 actors' in told
+    assert '"answer": "1 to 1 actors' not in told
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

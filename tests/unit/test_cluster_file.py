@@ -128,7 +128,7 @@ def test_another_ray_than_the_pinned_one(cluster):
     ],
 )
 def test_pools_that_never_fit_the_node_types(cluster, pool, told):
-    [problem] = find_problems(cluster, JobConfig(answer=AnswerConfig(pool=PoolConfig(**pool))))
+    [problem] = find_problems(cluster, JobConfig(answer=AnswerConfig(model="any", pool=PoolConfig(**pool))))
     assert told in problem
 
 

@@ -203,10 +203,12 @@ def test_calibration_loads_the_model_and_measures_it(model, archive, tmp_path):
 def test_a_scorer_on_gpus_is_not_measured_on_a_cpu(archive, tmp_path):
     from pipeline.config import PoolConfig
 
-    config = JobConfig(window=CONFIG.window, score=ScoreConfig(pool=PoolConfig(device="cuda", num_gpus=0.5)))
-    stage = estimated(archive, tmp_path / "out", config)["stages"]["score"]
-    assert stage["source"] == "default, rough"
-    assert stage["gpu_s"]["mid"] > 0
+    pool = PoolConfig(device="cuda", num_gpus=0.5)
+    config = JobConfig(window=CONFIG.window, score=ScoreConfig(pool=pool), answer=AnswerConfig(pool=pool))
+    stages = estimated(archive, tmp_path / "out", config)["stages"]
+    assert stages["score"]["source"] == "default, rough"
+    assert stages["score"]["gpu_s"]["mid"] > 0
+    assert "cpu_s" in stages["answer"], "without a model tasks answer"
 
 
 def test_the_page_has_a_line_for_everything_that_takes_time(archive, tmp_path, capsys):

@@ -11,6 +11,7 @@ from jobs.placement import (
     check,
     find_places,
     most_resources,
+    place,
 )
 from pipeline.config import AnswerConfig, ClusterConfig, JobConfig, PoolConfig, ScoreConfig
 from pipeline.errors import ClusterError
@@ -31,10 +32,11 @@ def placement(min_size=1, num_cpus=0.4, num_gpus=0.0, labels=None):
     return Placement(seat, seat)
 
 
-def places(machines, *, wanted=True, device="auto", labels="auto", **pool):
+def places(machines, *, wanted=True, device="auto", labels="auto", model="any", **pool):
     settings = PoolConfig(device=device, **pool)
     config = JobConfig(
-        score=ScoreConfig(pool=settings), answer=AnswerConfig(pool=settings), cluster=ClusterConfig(placement=labels)
+        score=ScoreConfig(pool=settings), answer=AnswerConfig(model=model, pool=settings),
+        cluster=ClusterConfig(placement=labels),
     )  # fmt: skip
     return find_places(config, machines, scorer_gpu=wanted, answerer_gpu=wanted)
 
@@ -121,6 +123,27 @@ def test_an_actor_must_fit_one_machine():
         check(places(FROM_ZERO, device="cpu", num_cpus=40.0), FROM_ZERO)
 
 
+def test_without_a_model_no_answering_actor_is_counted():
+    pools = {"min_size": 16, "max_size": 16}
+    with pytest.raises(
+        ClusterError, match=r"--score\.pool\.min-size or --answer\.pool\.min-size or num-gpus"
+    ):
+        check(places(FROM_ZERO, **pools), FROM_ZERO)
+    check(places(FROM_ZERO, model="", **pools), FROM_ZERO)
+    small = one_machine(4)
+    with pytest.raises(ClusterError, match=r"Lower --score\.pool\.min-size or num-cpus"):
+        check(places(small, model="", wanted=False, min_size=8, max_size=8), small)
+
+
+@pytest.mark.parametrize(("model", "expected"), [("", ["score"]), ("any", ["score", "answer"])])
+def test_the_log_tells_of_the_pools_that_are_started(monkeypatch, caplog, model, expected):
+    monkeypatch.setattr("jobs.placement.survey_machines", lambda: one_machine(4))
+    config = JobConfig(answer=AnswerConfig(model=model))
+    with caplog.at_level("INFO", logger="jobs.placement"):
+        place(config, scorer_gpu=False, answerer_gpu=False)
+    assert [line.partition(":")[0] for line in caplog.messages] == expected
+
+
 def test_a_seat_never_spans_two_gpus():
     two = Machines([HEAD, DECODE, Kind("gpu", 2, {"GPU": 1.0}, GPU_MACHINES)], max_workers=24)
     with pytest.raises(ClusterError, match=r"asks for 3 seats of 0.6 GPUs.*can have 2"):
@@ -176,3 +199,5 @@ def test_the_machines_of_the_pools_gpus_leave_no_room_for_others():
     assert most_resources(places(machines, max_size=8), machines) == (4 * 32, 16)
     # pools of one GPU each take 2 machines, and all 8 that decode may come
     assert most_resources(places(machines), machines) == (8 * 32, 16)
+    # so they may where only the scorer has a pool
+    assert most_resources(places(machines, model="", max_size=8), machines) == (8 * 32, 16)
