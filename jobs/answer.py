@@ -283,7 +283,7 @@ def _execute(
         num_verdicts = None if len(judged) else len(found) * len(queries)
         shards = flow.reduce_archive(job, place, num_answers, found, judged)
         counters.update(commit("judge", shards, num_verdicts))
-        meter.look(observe.look_at_cluster())
+        meter.look_last(observe.look_at_cluster)
     return counters
 
 

@@ -1,9 +1,10 @@
 """What runs have cost: written down when a run ends (`_run/<run_id>/cost.json`), added up over the runs of a folder."""
 
 import json
+import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipeline.ledger import Run
 from pipeline.prices import Prices, load_prices
 
 NAME = "cost.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._started_s = self._looked_s = time.monotonic()
+        self._started_s = self._looked_s = self._ended_s = time.monotonic()
         self._cpu_s = self._gpu_s = 0.0
         self.gpus: dict[str, float] = {}
         """GPUs of one actor, per stage that has any."""
@@ -50,10 +53,22 @@ class Meter:
             self._gpu_s += (now_s - self._looked_s) * cluster.num_gpus
             self._looked_s = now_s
 
+    def look_last(self, look: Callable[[], Cluster]) -> None:
+        """Take note of the machines at the end of a run, which is not lost where they cannot be looked at."""
+        try:
+            self.look(look())
+        except Exception:
+            self._ended_s = time.monotonic()
+            logger.exception(
+                "the machines cannot be looked at: the bill counts them up to %.0f s before the end",
+                self.held.unseen_s,
+            )
+
     @property
     def held(self) -> Held:
         """What was held, from the start to the last look."""
-        return Held(self._looked_s - self._started_s, self._cpu_s, self._gpu_s)
+        unseen_s = max(0.0, self._ended_s - self._looked_s)
+        return Held(self._looked_s - self._started_s, self._cpu_s, self._gpu_s, unseen_s)
 
 
 def write(run: Run, counters: Mapping[str, float], prices: Prices, meter: Meter, num_queries: int) -> Bill:
@@ -139,4 +154,8 @@ def line(made: Bill) -> str:
         f"{told(made['total'])} of work ({told(made['per_video_hour'])} per video hour, {told(made['per_query'])} per"
         " query; spot to on demand)"
     )
-    return text + (f"; machines held {told(made['held']['dollars'])}" if made["held"] else "")
+    if not (held := made["held"]):
+        return text
+    unseen_s = held.get("unseen_s", 0.0)
+    end = f", without the last {unseen_s:.0f} s, in which they could not be looked at" if unseen_s else ""
+    return f"{text}; machines held {told(held['dollars'])}{end}"

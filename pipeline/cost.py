@@ -46,9 +46,12 @@ class Held:
     """What a run kept to itself: the cluster, from joining it to leaving it."""
 
     wall_s: float
+    """Up to the last look at the machines."""
     cpu_s: float
     """Of all CPUs that were there, working or not, as machines came and went."""
     gpu_s: float
+    unseen_s: float = 0.0
+    """Of the run's end that no look covers; what was held then is not known."""
 
 
 def of_work(prices: Prices, cpu_s: float, gpu_s: float) -> Dollars:

@@ -28,6 +28,7 @@ def test_a_bill_is_written_and_read(tmp_path):
     assert costs.read(store.join(run.folder, "cost.json")) == made
     assert made["run_id"] == run.run_id
     assert "per video hour" in costs.line(made)
+    assert "without the last" not in costs.line(made)
 
 
 def test_the_runs_of_a_folder_add_up_those_cut_short_too(tmp_path):
@@ -53,6 +54,24 @@ def test_machines_are_held_for_as_long_as_they_are_there(monkeypatch):
     meter.look(Cluster(num_cpus=36.0, num_gpus=8.0))
     meter.look(Cluster(num_cpus=4.0))  # the others have gone
     assert meter.held == Held(80.0, 10 * 4 + 60 * 36 + 10 * 4, 60 * 8)
+
+
+def test_a_run_is_not_lost_with_its_last_look_at_the_machines(tmp_path, monkeypatch, caplog):
+    clock = iter([0.0, 10.0, 17.0])
+    monkeypatch.setattr(costs.time, "monotonic", lambda: next(clock))
+
+    def hiccup():
+        raise ConnectionError("GCS is away")
+
+    meter = Meter()
+    meter.look(Cluster(num_cpus=4.0))
+    meter.look_last(hiccup)
+    monkeypatch.undo()
+    assert meter.held == Held(10.0, 40.0, 0.0, unseen_s=7.0)
+    assert "up to 7 s before the end" in caplog.text
+    made = costs.write(run_of(tmp_path, 1, ["a"]), COUNTERS, load_prices(), meter, 1)
+    assert made["held"]["unseen_s"] == 7.0
+    assert costs.line(made).endswith("without the last 7 s, in which they could not be looked at")
 
 
 def test_a_folder_without_runs_has_no_bill(tmp_path):
