@@ -16,13 +16,11 @@ from pipeline import ledger
 from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import JobError
 from pipeline.queries import Query
+from pipeline.reasons import count_reason
 from pipeline.reopen import Reopened
 from pipeline.windows import Keys, holds, key, sorted_keys
 
 REASONS = 5
-MOST_REASONS = 10_000
-"""Different reasons that are kept apart; further ones count as one, so that memory is bounded."""
-OTHER = "other reasons"
 COUNTED = (
     *(
         "found",
@@ -74,11 +72,8 @@ def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
             if row["error_type"]:
                 counts[f"failed_{table}"] += 1
                 if table != "verdicts":
-                    reason = _reason(table, row)
-                    if reason not in reasons and len(reasons) >= MOST_REASONS:
-                        reason = OTHER
+                    reason = count_reason(reasons, table[:-1], row)
                     examples.setdefault(reason, reason.replace("<file>", row["uri"]))
-                    reasons[reason] += 1
             elif row.get("status", "ok") != "ok":
                 counts["cut_short"] += 1
         counts[table] = len(names)
@@ -87,11 +82,6 @@ def count(out: str, queries: Sequence[Query], found: Keys) -> dict[str, Any]:
         **{name: counts[name] for name in COUNTED},
         "reasons": {examples[reason]: n for reason, n in reasons.most_common(REASONS)},
     }
-
-
-def _reason(table: str, row: dict[str, Any]) -> str:
-    """Return why a row failed, the same text for the same reason on another file."""
-    return f"{table[:-1]}: {row['error_type']}: {row['error_message'].replace(row['uri'], '<file>')}"
 
 
 def check_conservation(counts: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline import ledger, store
 from pipeline.queries import Query
+from pipeline.reasons import count_reason
 from pipeline.rows import Row
 from pipeline.windows import Keys, holds, key, sorted_keys
 
@@ -34,7 +35,7 @@ class Reopened:
     answers: int = 0
     verdicts: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
-    """Of videos and answers, the same text for the same reason on another file."""
+    """Of videos and answers; see reasons.py."""
 
 
 def failed_videos(out: str) -> Keys:
@@ -61,12 +62,12 @@ def reopen(out: str, queries: Sequence[Query], found: Keys, check: Callable[[], 
     for row in ledger.scan(out, "videos", VIDEO, FAILED):
         if holds(found, key(row["video_id"], row["version"])):
             videos.append(key(row["video_id"], row["version"]))
-            done.reasons[_reason("video", row)] += 1
+            count_reason(done.reasons, "video", row)
     for row in ledger.scan(out, "answers", ANSWER, FAILED):
         if row["query_id"] in asked and holds(found, key(row["video_id"], row["version"])):
             answers.append(key(row["window_id"], row["query_id"]))
             verdicts.append(key(row["video_id"], row["version"], row["query_id"]))
-            done.reasons[_reason("answer", row)] += 1
+            count_reason(done.reasons, "answer", row)
     bad_videos, bad_answers, touched = sorted_keys(videos), sorted_keys(answers), sorted_keys(verdicts)
 
     def is_touched(row: Row) -> bool:
@@ -159,7 +160,3 @@ def _replace(uri: str, content: pa.Table, check: Callable[[], None]) -> None:
         store.write_table(uri, content)
     else:
         store.delete(uri)
-
-
-def _reason(what: str, row: Row) -> str:
-    return f"{what}: {row['error_type']}: {row['error_message'].replace(row['uri'], '<file>')}"

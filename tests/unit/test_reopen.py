@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger, reopen, rows, store
+from pipeline import ledger, reasons, reopen, rows, store
 from pipeline.answered import read_answered
 from pipeline.errors import JobError
 from pipeline.queries import Query
@@ -79,6 +79,11 @@ def test_what_failed_is_missing_afterwards_and_nothing_else(out):
     gone = {("bad", "q1"), ("bad", "q2"), ("bad", "old"), ("half", "q2")}
     failed = (window_id("half", "1", 10, 20), "q2")
     assert state(out) == (videos - {("bad",)}, answers - {failed}, verdicts - gone, frames)
+
+
+def test_reasons_beyond_some_count_as_one(out, monkeypatch):
+    monkeypatch.setattr(reasons, "MOST", 1)
+    assert go(out).reasons == Counter({"video: ProbeError: <file>: not a video": 1, "other reasons": 1})
 
 
 def test_a_second_time_there_is_nothing_to_do(out):

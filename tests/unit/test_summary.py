@@ -8,7 +8,7 @@ import pytest
 
 from jobs import show, summary
 from jobs.summary import check_conservation, failed_fraction, print_end, print_nothing_to_do, print_reopened
-from pipeline import rows, sink, store
+from pipeline import reasons, rows, sink, store
 from pipeline.errors import JobError
 from pipeline.reopen import Reopened
 from pipeline.windows import key, sorted_keys
@@ -61,7 +61,7 @@ def closing_lines(capsys, **changes):
 
 
 def test_reasons_beyond_some_count_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "MOST_REASONS", 3)
+    monkeypatch.setattr(reasons, "MOST", 3)
     failed = [
         {
             "video_id": str(number),
