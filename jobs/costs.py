@@ -10,12 +10,10 @@ from typing import Any
 
 from jobs.progress import Cluster
 from pipeline import ledger, store
-from pipeline.cost import Bill, Held, add_up, bill, told
+from pipeline.cost import NAME, Bill, Held, add_up, bill, told
 from pipeline.errors import ConfigError
 from pipeline.ledger import Run
 from pipeline.prices import Prices, load_prices
-
-NAME = "cost.json"
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import duckdb
 
 from jobs.model_work import model_work
 from jobs.printable import printable
-from pipeline import sql
+from pipeline import cost, sql, store
 from pipeline.errors import ConfigError
 from pipeline.rows import COST
 
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
             msg = "--format csv needs a query; the summary is a table or json"
             raise ConfigError(msg)
         else:
-            summary = summarize(connection, arguments.limit or 3)
+            summary = summarize(connection, arguments.limit or 3) | {"cost": _cost(arguments.out)}
             print(
                 json.dumps(_plain(summary)) if arguments.format == "json" else _page(arguments.out, summary)
             )
@@ -120,6 +120,17 @@ def summarize(connection: duckdb.DuckDBPyConnection, hits_per_query: int) -> dic
     }
 
 
+def _cost(out: str) -> dict[str, Any] | None:
+    """Return what the runs that wrote a bill cost together, in dollars; None where none did."""
+    runs = store.join(out, "_run")
+    found = (store.read_if_there(store.join(runs, name, cost.NAME)) for name in store.names_below(runs))
+    bills = [json.loads(bill) for bill in found if bill]
+    if not bills:
+        return None
+    spent = cost.add_up(bills, 0)
+    return {"runs": len(bills), "total": spent["total"], "per_video_hour": spent["per_video_hour"]}
+
+
 def _page(out: str, summary: dict[str, Any]) -> str:
     statuses = ", ".join(f"{status} {count:,}" for status, count in summary["videos"].items())
     answers = summary["answers"]
@@ -140,6 +151,11 @@ def _page(out: str, summary: dict[str, Any]) -> str:
         )
     if work := model_work(summary["model_work"]):
         lines.append(f"  model    {work}")
+    if spent := summary["cost"]:
+        lines.append(
+            f"  cost     {cost.told(spent['total'])} of work, {cost.told(spent['per_video_hour'])} per video hour"
+            f" (spot to on demand; runs that ended: {spent['runs']})"
+        )
     for _, group in itertools.groupby(summary["hits"], key=lambda hit: hit["query_id"]):
         hits = list(group)
         lines += ["", f"{printable(hits[0]['query_id'])} ({hits[0]['kind']}): {printable(hits[0]['query'])}"]

@@ -14,6 +14,7 @@ from pipeline.prices import Prices
 
 Bill = dict[str, Any]
 """A cost.json: plain JSON values."""
+NAME = "cost.json"
 STAGES = ("probe", "decode", "recall", "score", "evidence", "answer", "write")
 COUNTS = (
     *("videos", "windows", "windows_from_index", "video_h", "answers", "model_answers"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 
 from jobs import show
 from jobs.__main__ import run_command
-from pipeline import rows, sql, store
+from pipeline import cost, rows, sql, store
 from pipeline.errors import ConfigError
+from pipeline.prices import load_prices
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,7 +124,23 @@ def test_the_summary_counts_and_ranks(out: str, capsys: pytest.CaptureFixture[st
             "oom_halvings": 0,
             "router_tokens": 0,
         },
+        "cost": None,
     }
+
+
+def test_the_summary_says_what_the_runs_that_ended_cost(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    counters = {"decode_cpu_s": 3600.0, "video_s": 7200.0}
+    prices = load_prices()
+    one = cost.bill(counters, prices, gpus={}, held=None, num_queries=2, in_bucket=False)
+    for name in ("1", "2"):
+        store.write_bytes(store.join(out, "_run", name, "cost.json"), json.dumps(one).encode())
+    store.write_bytes(store.join(out, "_run", "3", "config.json"), b"{}")  # cut short
+    total, each = cost.of_work(prices, 7200.0, 0.0), cost.of_work(prices, 1800.0, 0.0)
+    shown = json.loads(run(capsys, out, "--format", "json")[1])["cost"]
+    assert shown["runs"] == 2
+    assert shown["total"] == {"low": pytest.approx(total.low), "high": pytest.approx(total.high)}
+    expected = f"  cost     {cost.told(asdict(total))} of work, {cost.told(asdict(each))} per video hour"
+    assert f"{expected} (spot to on demand; runs that ended: 2)" in run(capsys, out)[1].splitlines()
 
 
 def test_the_summary_as_a_page(out: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +159,7 @@ def test_the_summary_as_a_page(out: str, capsys: pytest.CaptureFixture[str]) -> 
     ):
         assert line in text.splitlines()
     assert "fire" not in text
+    assert "  cost  " not in text
 
 
 def test_answers_of_an_older_version_without_counters_have_a_summary(
