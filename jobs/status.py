@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.display import Terminal, display_on
+from jobs.parts import num_rows
 from jobs.progress import Pace, Stage, left_s, span, stage_lines
 from pipeline import lease, ledger, store
 from pipeline.errors import ConfigError
@@ -128,8 +129,11 @@ class Tally:
         """Return how many rows a manifest has by now; None = it is not written down yet."""
         if of in self.totals:
             return self.totals[of]
-        total = ledger.manifest_rows(self.run, of)
-        if total is not None and self.counts[name]:  # before the first commit it may still be growing
+        files = ledger.manifest_files(self.run, of)
+        if not files:
+            return None
+        total = num_rows(files)
+        if self.counts[name]:  # before the first commit it may still be growing
             self.totals[of] = total
         return total
 

@@ -263,11 +263,10 @@ def commits(run: Run, known: Container[str] = ()) -> Iterator[Row]:
     return records.read(store.join(run.folder, "commits"), known)
 
 
-def manifest_rows(run: Run, of: str) -> int | None:
-    """Return how many `files` or `windows` a run has to do, from footers; None = it is not written down yet."""
+def manifest_files(run: Run, of: str) -> list[str]:
+    """Return where it is written down which `files` or `windows` a run has to do, as far as it is by now."""
     listed = store.list_files(run.manifest(of), missing_ok=True)
-    files = [entry.uri for entry in listed if entry.uri.endswith(".parquet")]  # not one that is being written
-    return sum(map(num_rows, files)) if files else None
+    return [entry.uri for entry in listed if entry.uri.endswith(".parquet")]  # not one that is being written
 
 
 def _publish(run: Run, part: Row) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 
 import pytest
 
@@ -136,6 +137,14 @@ def test_a_manifest_may_grow_until_something_is_committed(out):
     assert total() == 5
     store.delete(store.join(run.manifest("files"), "000000.parquet"))
     assert total() == 5, "its footers are read no more"
+
+
+def test_footers_of_a_manifest_are_read_at_the_same_time(out, monkeypatch):
+    monkeypatch.setattr(ledger, "PART_ROWS", 1)
+    begun(out, 4)
+    together, num_rows = threading.Barrier(4, timeout=10), ledger.num_rows
+    monkeypatch.setattr(ledger, "num_rows", lambda uri: together.wait() >= 0 and num_rows(uri))
+    assert status.read(out)["stages"][0]["total"] == 4
 
 
 def test_watching_ends_with_ctrl_c(out, monkeypatch, capsys):
