@@ -215,6 +215,7 @@ def list_archive(videos: str, run: Any, *, retry_failed: bool = False) -> tuple[
     Raises:
         ConfigError: nothing there to answer on.
         StoreError: the place cannot be listed.
+        JobError: two videos share a key.
     """
     from pipeline import ledger, rows
     from pipeline.listing import list_videos
@@ -232,7 +233,15 @@ def list_archive(videos: str, run: Any, *, retry_failed: bool = False) -> tuple[
                 yield file
 
     files = ledger.write_parts(run.manifest("files"), unknown(), rows.FILE)
-    return files, sorted_keys(found)
+    keys = sorted_keys(found)
+    if num_alike := len(found) - len(keys):
+        msg = (
+            f"{num_alike} of the {len(found)} videos at {videos} have the key of another one, and one of two would be"
+            " passed over; expected a key each (docs/design.md, Keys): name the videos in two manifests, and run one"
+            " after the other into folders of their own"
+        )
+        raise JobError(msg)
+    return files, keys
 
 
 def _execute(

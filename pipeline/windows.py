@@ -51,7 +51,8 @@ def window_id(video_id: str, version: str, start_s: float, end_s: float) -> str:
 def key(*parts: str) -> int:
     """Return 64 bits that stand for a tuple of strings: what the driver remembers instead of the strings.
 
-    Two of ten million keys collide with a chance of 3e-6.
+    Two of n keys are the same with a chance of about n^2 / 2^65: 3e-6 of ten million, 2.7 % of 10^9. docs/design.md
+    (Keys) says what follows.
     """
     return int.from_bytes(hashlib.sha256("\x00".join(parts).encode()).digest()[:8], "little")
 

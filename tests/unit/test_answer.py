@@ -9,8 +9,10 @@ import pytest
 from actors.models import video_llm
 from jobs import answer
 from jobs.costs import CostOptions
+from pipeline import windows
 from pipeline.config import AnswerConfig, JobConfig, PlanConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, JobError
+from pipeline.ledger import Run
 from pipeline.queries import one_query
 from tests import tiny_models
 
@@ -54,6 +56,17 @@ def test_results_do_not_go_where_the_videos_lie(tmp_path, dry_run):
     with pytest.raises(ConfigError, match=r"out is inside .*, where the videos lie"):
         answer._run(str(tmp_path), out, [one_query("a dog")], JobConfig(), CostOptions(), dry_run=dry_run)
     assert not list(tmp_path.iterdir())
+
+
+def test_videos_that_share_a_key_end_a_run_before_any_is_read(tmp_path, monkeypatch):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    run = Run(str(tmp_path / "out"), "r")
+    files, keys = answer.list_archive(str(tmp_path), run)
+    assert (len(files), len(keys)) == (1, 2)
+    monkeypatch.setattr(windows, "key", lambda *_: 1)
+    with pytest.raises(JobError, match=r"1 of the 2 videos at .* have the key of another one"):
+        answer.list_archive(str(tmp_path), run)
 
 
 @pytest.mark.parametrize(("query", "paths"), [((), ("v", "o")), (("a dog",), ("v", "q", "o")), ((), ())])
