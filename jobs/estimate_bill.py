@@ -1,5 +1,6 @@
 """From amounts to a bill: the sample stands for the archive, rates turn amounts into seconds, prices into dollars."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pipeline.cost import REQUESTS_PER_FILE, STAGES, of_requests, of_work, told
 from pipeline.prices import Prices
 from pipeline.rates import MEGAPIXEL_S, TOKEN, UNITS, Rate
 from pipeline.spread import Spread, ratio_of, total_of
+
+logger = logging.getLogger(__name__)
 
 AGREEING = 0.1
 """Share by which measured seconds may be off even where samples agree."""
@@ -133,7 +136,13 @@ def _on_gpu(pool: PoolConfig, earlier: Any, stage: str, *, wanted: bool) -> bool
         return True
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        logger.warning(
+            "%s: priced on CPUs, as this machine has no GPU; for a cluster that has them give --%s.pool.device cuda,"
+            " or --rates-from a run there", stage, stage,
+        )  # fmt: skip
+        return False
+    return True
 
 
 def _seconds(

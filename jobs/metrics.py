@@ -39,6 +39,10 @@ COUNTERS = {
     "reelsift_tokens_used": Spec(
         "Visual tokens that the language model was shown", counters={"tokens_used": ""}
     ),
+    "reelsift_tokens_prefilled": Spec(
+        "Tokens that the language model read: questions and frames", counters={"prefill_tokens": ""}
+    ),
+    "reelsift_tokens_generated": Spec("Tokens of answers", counters={"decode_steps": ""}),
     "reelsift_read_bytes": Spec("Bytes read from a bucket", counters={"read_bytes": ""}),
     "reelsift_stage_seconds": Spec(
         "Seconds of work by stage, of all workers",
@@ -46,6 +50,7 @@ COUNTERS = {
         {
             "probe_s": "probe",
             "decode_s": "sample",
+            "recall_s": "recall",
             "score_s": "score",
             "evidence_s": "fetch",
             "answer_s": "answer",

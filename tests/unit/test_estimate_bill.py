@@ -33,6 +33,14 @@ def test_an_earlier_run_tells_where_a_pool_will_sit(device, wanted, bill, expect
     assert estimate_bill._on_gpu(PoolConfig(device=device), bill, "score", wanted=wanted) == expected
 
 
+@pytest.mark.parametrize(("device", "num_warnings"), [("auto", 1), ("cpu", 0), ("cuda", 0)])
+def test_a_model_priced_on_cpus_for_want_of_a_gpu_here_is_told(device, num_warnings, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    estimate_bill._on_gpu(PoolConfig(device=device), None, "answer", wanted=True)
+    told = [record.message for record in caplog.records if "--answer.pool.device cuda" in record.message]
+    assert len(told) == num_warnings
+
+
 @pytest.mark.parametrize("unit", ["answer", TOKEN])
 @pytest.mark.parametrize("measured_on", ["cpu", "cuda"])
 @pytest.mark.parametrize("on_gpu", [False, True])
