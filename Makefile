@@ -15,7 +15,7 @@ setup: $(STAMP) ## install everything into .venv, once per change of pyproject.t
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,scenes,bench]' --group dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[aws,demo,scenes,bench]' --group dev
 	touch $@
 
 check: $(STAMP) ## lint, format, types, architecture
@@ -43,7 +43,7 @@ golden: $(STAMP) ## write the golden files anew; review the difference
 constraints: ## resolve anew and write constraints.txt; torch stays, its builds are chosen by hand
 	rm -rf .venv-new && $(PYTHON) -m venv .venv-new
 	.venv-new/bin/python -m pip install -q --upgrade pip
-	.venv-new/bin/python -m pip install -q "$$(grep ^torch== constraints.txt)" -e '.[demo,scenes,bench]' --group dev
+	.venv-new/bin/python -m pip install -q "$$(grep ^torch== constraints.txt)" -e '.[aws,demo,scenes,bench]' --group dev
 	echo '# Exact versions of everything a development installation holds. Made by: make constraints' > constraints.txt
 	.venv-new/bin/python -m pip freeze --all --exclude-editable | grep -v '^#' | sed 's/+cpu$$//' >> constraints.txt
 	rm -rf .venv-new

@@ -1,9 +1,11 @@
 """cluster.yaml is valid by Ray's own schema, starts from zero workers and keeps work off the head."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 PATH = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -73,6 +75,32 @@ def test_ray_of_the_image_is_the_pinned_ray(cluster):
     pinned = (PATH.parent / "constraints.txt").read_text()
     version = cluster["docker"]["image"].split(":")[1].split("-")[0]
     assert f"ray=={version}" in pinned
+
+
+def test_what_starts_the_machines_is_installed_here_and_on_the_head(cluster):
+    extras = tomllib.loads((PATH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [boto3] = map(Requirement, extras["aws"])
+    assert boto3.name == "boto3"
+    lines = (PATH.parent / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    assert pins["boto3"] in boto3.specifier
+    # a boto3 wants the botocore of its own number, or a later one with the same minor number
+    assert pins["boto3"].split(".")[:2] == pins["botocore"].split(".")[:2]
+    assert any("reelsift[aws]" in command for command in cluster["setup_commands"])
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/cluster.md"])
+def test_the_commands_that_start_a_cluster_are_complete(document):
+    text = (PATH.parent / document).read_text()
+    steps = [
+        "-e '.[aws]'",
+        "ray get-auth-token --generate",
+        "ray up cluster.yaml",
+        "export RAY_AUTH_MODE=token",
+    ]
+    begins = text.index(f"    pip install -c constraints.txt {steps[0]}")
+    places = [text.index(step, begins) for step in [*steps, "reelsift submit"]]
+    assert places == sorted(places)
 
 
 def test_it_holds_no_secret():
