@@ -12,7 +12,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ The exit code is the job's own: 0 done, 1 more rows failed than allowed, 2 wrong
 """
 PACKAGES = ("actors", "jobs", "pipeline")
 MAX_SENT_BYTES = 64 * 2**20
+OF_DASHBOARD = "RAY_API_SERVER_ADDRESS"
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 STOPPED, BROKE = 130, 3
 POLL_S = 0.5
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> int:
     """Submit, follow or stop a job; return its exit code.
 
     Raises:
-        ConfigError: no command, or one of its files is too large to be sent.
+        ConfigError: no command, an address that is none, or a file that is too large to be sent.
         ClusterError: no cluster answers, it runs another Ray, it refuses the token, or the job is unknown.
     """
     parser = argparse.ArgumentParser(
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--address", default=os.environ.get("RAY_API_SERVER_ADDRESS", LOCAL_DASHBOARD))
+    parser.add_argument("--address", default=os.environ.get(OF_DASHBOARD, LOCAL_DASHBOARD))
     parser.add_argument("--id", default=None, help="name of the job (default: made up by the cluster)")
     parser.add_argument(
         "--env",
@@ -68,6 +70,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it has committed stays")
     split = argv.index("--") if "--" in argv else len(argv)
     given, command = parser.parse_args(argv[:split]), argv[split + 1 :]
+    check_address(given.address)
     if given.stop or given.follow:
         client = connect(given.address)
         return stop(client, given.stop) if given.stop else follow(client, given.follow)
@@ -83,6 +86,20 @@ def main(argv: list[str]) -> int:
         return 0
     print(f"job {job_id} at {given.address}; interrupting leaves it running", file=sys.stderr)
     return follow(client, job_id)
+
+
+def check_address(address: str) -> None:
+    """Refuse what is no address of a dashboard; Ray would take it for one of the cluster, and wait for it.
+
+    Raises:
+        ConfigError: found and expected.
+    """
+    if not address.startswith(("http://", "https://")):
+        msg = (
+            f"--address {address!r} (else {OF_DASHBOARD}): expected the URL of the cluster's dashboard, as"
+            " http://host:8265; 6379 and 10001 are ports of other services"
+        )
+        raise ConfigError(msg)
 
 
 def check_command(command: Sequence[str]) -> None:
@@ -187,6 +204,8 @@ def connect(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray lets both go before what it is told
+    hidden = {name: os.environ.pop(name) for name in (OF_DASHBOARD, "RAY_ADDRESS") if name in os.environ}
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -198,6 +217,27 @@ def connect(address: str) -> Any:
             f"no Ray dashboard answers at {address}: {found}; give --address, and forward the port of a"
             " remote head first, as `ray dashboard cluster.yaml` does"
         )
+        raise ClusterError(msg) from error
+    finally:
+        os.environ.update(hidden)
+
+
+@contextmanager
+def _reachable(address: str, then: str) -> Generator[None]:
+    """Say what to do where a dashboard that has answered does so no more.
+
+    Raises:
+        ClusterError: it is gone, or refuses the token.
+    """
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ClusterError(_token_refused(f"the cluster at {address}", error)) from error
+    except requests.RequestException as error:
+        msg = f"the dashboard at {address} has answered and now does not: {_first_line(error)}; {then}"
         raise ClusterError(msg) from error
 
 
@@ -212,11 +252,12 @@ def check_version(client: Any, address: str) -> None:
     """Refuse a cluster that runs another Ray, before anything is sent there.
 
     Raises:
-        ClusterError: both versions.
+        ClusterError: both versions, or the dashboard is gone.
     """
     from importlib.metadata import version
 
-    theirs = client._do_request("GET", "/api/version").json().get("ray_version", "")
+    with _reachable(address, "nothing was sent; run the same command again when it is back"):
+        theirs = client._do_request("GET", "/api/version").json().get("ray_version", "")
     ours = version("ray")
     if theirs != ours:
         msg = (
@@ -231,15 +272,17 @@ def start(client: Any, entrypoint: str, folder: str, variables: dict[str, str], 
     """Submit a job and return its id.
 
     Raises:
-        ClusterError: there is such a job, or the cluster cannot take it.
+        ClusterError: there is such a job, the cluster cannot take it, or the dashboard is gone.
     """
     environment = {"PYTHONUNBUFFERED": "1", **variables}
+    then = "once it is back, `ray job list` tells whether it took the job; if not, run the same command again"
     try:
-        return client.submit_job(
-            entrypoint=entrypoint,
-            submission_id=job_id,
-            runtime_env={"working_dir": folder, "env_vars": environment},
-        )
+        with _reachable(client.get_address(), then):
+            return client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job_id,
+                runtime_env={"working_dir": folder, "env_vars": environment},
+            )
     except RuntimeError as error:
         msg = f"the cluster does not take job {job_id or ''}: {_last_line(error)}"
         raise ClusterError(msg) from error

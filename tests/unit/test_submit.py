@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -146,6 +147,44 @@ def dashboard(answers: dict[str, tuple[int, str]]) -> Generator[tuple[str, list[
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost", "ray://127.0.0.1:10001", "auto", ""])
+def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"--address '.*expected the URL .* http://host:8265"):
+        submit.main(["--address", address, "--", "show", "s3://bucket/out"])
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_address_that_is_given_goes_before_those_of_the_shell(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    with dashboard({"/api/version": version(RAY), "/api/jobs/a": job(status="STOPPED")}) as (address, _):
+        assert submit.connect(address).get_address() == address
+    assert os.environ[variable] == "http://127.0.0.1:1"
+
+
+def test_a_dashboard_that_goes_away_in_between_is_told() -> None:
+    with dashboard({"/api/version": version(RAY)}) as (address, _):
+        client = submit.connect(address)
+    with pytest.raises(ClusterError, match=rf"{address} has answered and now does not: .*nothing was sent"):
+        submit.check_version(client, address)
+    with pytest.raises(
+        ClusterError, match=rf"{address} has answered and now does not: .*`ray job list` tells"
+    ):
+        submit.start(client, "python", "s3://bucket/sent.zip", {}, None)
+
+
+def test_a_token_that_is_refused_in_between_is_told() -> None:
+    answers = {"/api/version": version(RAY)}
+    with dashboard(answers) as (address, _):
+        client = submit.connect(address)
+        answers["/api/version"] = answers["/api/jobs/"] = (401, "no")
+        with pytest.raises(ClusterError, match="refuses the token"):
+            submit.check_version(client, address)
+        with pytest.raises(ClusterError, match="refuses the token"):
+            submit.start(client, "python", "s3://bucket/sent.zip", {}, None)
 
 
 def version(ray: str) -> tuple[int, str]:
