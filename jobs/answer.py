@@ -7,7 +7,6 @@ left to do. Running the same command again does only what is missing.
 import logging
 import sys
 import time
-from argparse import ArgumentParser
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -17,10 +16,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.command_line import parse
+from jobs.command_line import parse_with_recipe
 from jobs.failures import unwrapped
 from jobs.places import absolute, absolute_models
-from jobs.recipes import find_recipe
 from jobs.resolve import Resolved, resolve
 from pipeline import config as settings
 from pipeline.config import JobConfig
@@ -88,11 +86,7 @@ def read_arguments(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: a setting is out of its range, or there is no such recipe.
     """
-    asked = ArgumentParser(add_help=False, allow_abbrev=False)
-    asked.add_argument("--recipe", nargs="?", default="")
-    name = asked.parse_known_args(argv)[0].recipe
-    behind = Arguments(tyro.MISSING, recipe=name, job=find_recipe(name)) if name else None
-    return parse(Arguments, argv, PROG, Arguments.__doc__, behind)
+    return parse_with_recipe(Arguments, argv, PROG, Arguments.__doc__)
 
 
 def _inputs(args: Arguments) -> tuple[str, str, list[Any]]:

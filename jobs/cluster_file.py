@@ -145,7 +145,7 @@ def _pools(cluster: Mapping[str, Any], job: JobConfig) -> list[str]:
     if unknown:
         return [
             f"available_node_types.{name}: how many CPUs and GPUs it has is not known here; write them down, as"
-            " `resources: {CPU: 8, GPU: 1}`, or leave --recipe out"
+            " `resources: {CPU: 8, GPU: 1}`, or ask for no recipe or pools"
             for name in unknown
         ]
     try:

@@ -2,13 +2,15 @@
 
 import io
 import math
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from typing import Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
+from jobs.recipes import find_recipe
 from pipeline import config as settings
 from pipeline.errors import ConfigError
 
@@ -18,7 +20,7 @@ Options = TypeVar("Options")
 
 
 def parse(
-    options: type[Options],
+    options: Callable[..., Options],
     argv: Sequence[str],
     prog: str,
     description: str | None = None,
@@ -51,6 +53,23 @@ def parse(
         if refused is not None and isinstance(error := refused.__context__, ValidationError):
             raise ConfigError(_explain(error, str(getattr(refused, "arg", "")))) from error
     return tyro.cli(options, **stated)  # says what was wrong
+
+
+def parse_with_recipe(
+    options: Callable[..., Options], argv: Sequence[str], prog: str, description: str | None = None
+) -> Options:
+    """Return the options of a command that takes one place or more, `recipe` and `job`.
+
+    A recipe stands behind every setting of the job that is not given.
+
+    Raises:
+        ConfigError: a setting is out of its range, or there is no such recipe.
+    """
+    asked = ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--recipe", nargs="?", default="")
+    name = asked.parse_known_args(argv)[0].recipe
+    behind = options(tyro.MISSING, recipe=name, job=find_recipe(name)) if name else None
+    return parse(options, argv, prog, description, behind)
 
 
 def require(option: str, value: float, *, at_least: float | None = None, above: float | None = None) -> None:

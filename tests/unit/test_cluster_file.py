@@ -170,6 +170,28 @@ def test_the_command_prints_each_mistake_and_ends_with_2(cluster, tmp_path, caps
     assert len(json.loads(said.out.strip().splitlines()[-1])["problems"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--answer.pool.num-gpus 2", "an answering actor needs 2 GPUs on one machine"),
+        (
+            "--answer.pool.min-size 25 --answer.pool.max-size 25",
+            "--answer.pool.min-size asks for 25 seats of 1 GPU",
+        ),
+        ("--recipe world --score.pool.num-gpus 4", "a scoring actor needs 4 GPUs on one machine"),
+    ],
+)
+def test_pools_are_asked_for_with_the_options_of_answer(options, told, capsys):
+    assert check_cluster.main([*options.split(), str(SHIPPED)]) == 2
+    [problem] = json.loads(capsys.readouterr().out)["problems"]
+    assert told in problem
+
+
+def test_an_option_of_answer_that_is_out_of_range_is_refused_by_its_name():
+    with pytest.raises(ConfigError, match=r"^--answer\.pool\.num-gpus 0: expected above 0$"):
+        check_cluster.main([str(SHIPPED), "--answer.pool.num-gpus", "0"])
+
+
 def test_the_shipped_file_warns_of_what_an_account_must_have_and_the_region_gives(cluster):
     pass_role, no_image = find_warnings(cluster)
     assert "(decode, gpu, decode-on-demand, gpu-on-demand): name an IamInstanceProfile" in pass_role
