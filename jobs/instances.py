@@ -24,16 +24,17 @@ GPUS: dict[str, dict[str, int]] = {
     "p5en": {"48xlarge": 8},
 }
 """GPUs of the sizes that have more than one."""
+WITH_GPUS = "gp"
+"""First letters of the families that have GPUs, also of those that came later than the table above."""
 
 
 def instance_resources(instance: str) -> dict[str, float]:
-    """Return CPU and, where there is one, GPU of an instance type; empty where the name says nothing."""
+    """Return CPU and GPU of an instance type; empty where the name does not say both."""
     found = NAME.fullmatch(instance.replace(".xlarge", ".1xlarge"))
     if found is None:
         return {}
-    times = int(found["times"] or 0)
-    resources = {"CPU": float(times * CPUS_PER_XLARGE if times else CPUS[found["size"]])}
-    family = GPUS.get(found["family"])
-    if family is not None:
-        resources["GPU"] = float(family.get(f"{times}xlarge", 1))
-    return resources
+    times, family = int(found["times"] or 0), found["family"]
+    if family not in GPUS and family.startswith(tuple(WITH_GPUS)):
+        return {}
+    gpus = GPUS[family].get(f"{times}xlarge", 1) if family in GPUS else 0
+    return {"CPU": float(times * CPUS_PER_XLARGE if times else CPUS[found["size"]]), "GPU": float(gpus)}

@@ -48,10 +48,14 @@ def test_all_of_ray_asks_for_the_token(cluster):
     assert all(line.startswith("RAY_AUTH_MODE=token ") for line in starts)
 
 
-def test_our_own_check_finds_nothing_and_the_recipes_fit(cluster):
+def test_our_own_check_finds_nothing_and_the_recipes_fit(cluster, tmp_path, monkeypatch):
     from jobs.cluster_file import find_problems
     from jobs.recipes import RECIPES
 
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()  # `ray get-auth-token --generate` writes it
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(PATH.parent)
     for recipe in RECIPES.values():
         assert find_problems(cluster, recipe(), (PATH.parent / "constraints.txt").read_text()) == []
 

@@ -1,7 +1,9 @@
 """Each mistake in a cluster file is one line: where, what was found, what was expected."""
 
 import copy
+import functools
 import json
+import operator
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,16 @@ SHIPPED = Path(__file__).parents[2] / "cluster.yaml"
 RAY = version("ray")
 
 
+@pytest.fixture(autouse=True)
+def _token(tmp_path, monkeypatch):
+    """Here `ray get-auth-token --generate` has run."""
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(SHIPPED.parent)
+
+
 @pytest.fixture
 def cluster():
     return copy.deepcopy(load_cluster(SHIPPED))
@@ -33,6 +45,7 @@ MISTAKES = [
     ("", "idle_timeout_minute", 5, r"^idle_timeout_minute: nobody reads.*did you mean 'idle_timeout_minutes'"),
     ("available_node_types.gpu", "max_worker", 3, r"gpu\.max_worker: .*did you mean 'max_workers'"),
     ("", "head_node_type", "haed", r"head_node_type: found 'haed'.*did you mean 'head'"),
+    ("", "head_node_type", ["head"], r"head_node_type: found \['head'\], expected one of head, decode"),
     ("", "available_node_types", [], "available_node_types: expected a mapping"),
     ("", "provider", "aws", "provider: expected a mapping"),
     ("available_node_types.gpu", "labels", "role=gpu", "labels: found 'role=gpu', expected a mapping"),
@@ -66,20 +79,42 @@ MISTAKES = [
     ("docker", "image", "rayproject/ray:2.59.0-py311-cu128", rf"holds Ray 2\.59\.0, here is {RAY}"),
     ("docker", "image", f"rayproject/ray:{RAY}-py312-cu128", "different Pythons"),
     ("docker", "image", f"rayproject/ray:{RAY}-py311", "has no CUDA, and its machines have GPUs"),
-    # limits and labels
-    ("available_node_types.gpu", "min_workers", 99, "refused by Ray|by Ray's schema"),
+    ("docker", "image", "rayproject/ray:latest-py311-cu128", rf"names no version of Ray.*take rayproject/ray:{RAY}-"),
+    ("docker", "image", "rayproject/ray-ml:nightly-py311-gpu", "names no version of Ray"),
+    ("docker", "image", "docker.io/rayproject/ray", "names no version of Ray"),
+    ("docker", "image", f"docker.io/rayproject/ray:{RAY}-py311", "has no CUDA"),
+    # limits, sizes and labels
+    ("available_node_types.gpu", "min_workers", 17, r"gpu\.min_workers: found 17, above its max_workers \(16\)"),
+    ("", "max_workers", -1, "refused by Ray|by Ray's schema"),
     ("available_node_types.gpu", "resources", {"GPU": "one"}, "by Ray's schema"),
     ("available_node_types.decode", "labels", {"role": "decod"}, r"labels\.role: found 'decod'.*did you mean 'decode'"),
     ("available_node_types.decode", "labels", {"rol": "decode"}, "did you mean 'role'"),
+    ("available_node_types.gpu", "labels", {"role": "decode"}, r"found 'decode' on machines with GPUs \(g6\.2xl"),
+    ("available_node_types.decode", "labels", {"role": "gpu"}, r"without a GPU \(c6i\.8xlarge\).*expected 'decode'"),
+    ("available_node_types.gpu", "resources", {"CPU": 8, "GPU": 0}, "found 'gpu' on machines without a GPU"),
+    ("available_node_types.gpu", "resources", {"gpu": 1}, "found 'gpu', which Ray takes for .* did you mean 'GPU'"),
+    ("available_node_types.decode", "resources", {"CPUs": 8}, "found 'CPUs', .* did you mean 'CPU'"),
+    ("available_node_types.gpu", "resources", {"CPU": 800}, r"CPU: found 800, and g6\.2xlarge has 8"),
+    ("available_node_types.gpu", "resources", {"GPU": 8}, r"GPU: found 8, and g6\.2xlarge has 1"),
+    # what is run and copied
+    ("", "head_start_ray_commands", ["ray start --head --dashboard-host=0.0.0.0 --autoscaling-config=x"],
+     r"--dashboard-host=0\.0\.0\.0, which opens.*127\.0\.0\.1"),
+    ("", "head_start_ray_commands", ["ray start --head --dashboard-host '::' --autoscaling-config=x"], "host=::, "),
+    ("", "head_start_ray_commands", ["ray stop; ray start --head --dashboard-host=127.0.0.1"],
+     "without --autoscaling-config, so that no worker"),
+    ("", "file_mounts", {"/data": "~/not/there"}, r"file_mounts\./data: there is no ~/not/there on this machine; put"),
+    ("", "file_mounts", {"/data": "not/there"}, r"there is no not/there on this machine \(from /"),
 ]  # fmt: skip
+
+
+def _at(cluster, where):
+    """What is found at a place that is written with dots."""
+    return functools.reduce(operator.getitem, filter(None, where.split(".")), cluster)
 
 
 @pytest.mark.parametrize(("where", "key", "value", "told"), MISTAKES)
 def test_a_mistake_is_found(cluster, where, key, value, told):
-    holder = cluster
-    for part in filter(None, where.split(".")):
-        holder = holder[part]
-    holder[key] = value
+    _at(cluster, where)[key] = value
     problems = find_problems(cluster)
     assert len(problems) == 1, problems
     [problem] = problems
@@ -96,15 +131,69 @@ def test_a_mistake_is_found(cluster, where, key, value, told):
             "gpu.max_workers: missing; without it one type may take all",
         ),
         ("available_node_types.gpu.node_config", "InstanceType", "gpu.node_config: no InstanceType"),
-        ("provider", "region", "provider.region: missing"),
+        ("provider", "region", "provider.region: found '', expected the name of one"),
         ("", "head_node_type", "head_node_type: found None"),
+        (
+            "",
+            "head_start_ray_commands",
+            "head_start_ray_commands: missing; those that Ray takes then open the dashboard",
+        ),
     ],
 )
 def test_what_is_missing_is_found(cluster, where, key, told):
-    holder = cluster
-    for part in filter(None, where.split(".")):
-        holder = holder[part]
-    del holder[key]
+    del _at(cluster, where)[key]
+    assert any(told in problem for problem in find_problems(cluster)), find_problems(cluster)
+
+
+def test_a_token_that_was_not_made_yet_is_told(cluster, tmp_path):
+    (tmp_path / ".ray" / "auth_token").unlink()
+    [problem] = find_problems(cluster)
+    assert re.search(r"there is no ~/\.ray/auth_token .* `ray get-auth-token --generate` writes it", problem)
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ("docker", "image", "me/ray:latest"),
+        ("docker", "image", "rayproject/ray@sha256:0123"),
+        ("available_node_types.gpu", "resources", {"CPU": 4, "lamps": 2, "accelerator_type:L4": 1}),
+        ("available_node_types.gpu", "min_workers", 16),
+        ("", "head_start_ray_commands", ["ray stop", "bash start_head.sh", "ray start --address=x"]),
+        ("", "file_mounts", {}),
+    ],
+)
+def test_what_is_no_mistake(cluster, where, key, value):
+    _at(cluster, where)[key] = value
+    assert find_problems(cluster) == []
+
+
+def test_machines_with_gpus_may_be_said_to_decode_alone(cluster):
+    node = cluster["available_node_types"]["gpu"]
+    node["labels"], node["resources"] = {"role": "decode"}, {"CPU": 8, "GPU": 0}
+    assert find_problems(cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "told"),
+    [
+        ("", "available_node_types", 1, "available_node_types: expected a mapping"),
+        ("", "available_node_types", {1: {}}, "found the name 1, expected text; put it in quotes"),
+        ("", "docker", ["x"], "docker: found ['x'], expected a mapping"),
+        ("docker", "image", "", "Must provide a container & image name"),
+        ("available_node_types.decode", "docker", "x", "decode.docker: found 'x', expected a mapping"),
+        (
+            "provider",
+            "region",
+            ["us-west-2"],
+            "provider.region: found ['us-west-2'], expected the name of one",
+        ),
+        ("", "file_mounts", {"/data": ["a"]}, "file_mounts./data: found ['a'], expected a place"),
+        ("", "file_mounts", {"/data": "~nobody-of-this-name/x"}, "file_mounts./data: there is no ~nobody"),
+        ("available_node_types.gpu", "resources", {"GPU": "one", 1: 1}, "refused by Ray"),
+    ],
+)
+def test_nothing_that_stands_there_breaks_the_check(cluster, where, key, value, told):
+    _at(cluster, where)[key] = value
     assert any(told in problem for problem in find_problems(cluster)), find_problems(cluster)
 
 
@@ -153,7 +242,12 @@ def test_machines_of_unknown_size_are_to_be_written_down(cluster):
      ("m6i.xlarge", 4, 0), ("c7g.large", 2, 0), ("g4dn.12xlarge", 48, 4), ("t3.medium", 2, 0)],
 )  # fmt: skip
 def test_sizes_of_instance_types(name, cpus, gpus):
-    assert instance_resources(name) == ({"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus})
+    assert instance_resources(name) == {"CPU": cpus, "GPU": gpus}
+
+
+@pytest.mark.parametrize("name", ["g7e.2xlarge", "p6-b200.48xlarge", "u-6tb1.metal", "", "x"])
+def test_types_whose_name_does_not_say_their_size(name):
+    assert instance_resources(name) == {}
 
 
 def test_the_command_prints_each_mistake_and_ends_with_2(cluster, tmp_path, capsys):
