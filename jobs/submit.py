@@ -1,14 +1,13 @@
 """`reelsift submit -- answer VIDEOS QUERIES OUT ...`: run a command as a job of a Ray cluster, and follow it.
 
-The package and the questions of `answer` are sent along, so the cluster's image needs the dependencies only. Anything
-else a command names must be visible from all machines: a bucket, or a shared folder.
+The package, the questions of `answer` and what `--ship` names are sent along, so the cluster's image needs the
+dependencies only. Anything else a command names must be visible from all machines: a bucket, or a shared folder.
 """
 
 import argparse
 import asyncio
 import os
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -17,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs.places import OF_MODELS, absolute, absolute_models
+from jobs.working_dir import pack
 from pipeline.errors import ClusterError, ConfigError
 
 EPILOG = """\
 examples:
   reelsift submit -- answer s3://bucket/cams/ questions.jsonl s3://bucket/out/ --recipe world
+  reelsift submit --ship mine.py -- answer s3://bucket/cams/ questions.jsonl s3://bucket/out/ --plan.router mine:route
   reelsift submit --stop ID
 
 The address is that of the cluster's dashboard (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265; `ray dashboard
@@ -31,8 +31,6 @@ RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. Interrupting this command le
 
 The exit code is the job's own: 0 done, 1 more rows failed than allowed, 2 wrong usage, 3 the run broke; 130 = stopped.
 """
-PACKAGES = ("actors", "jobs", "pipeline")
-MAX_SENT_BYTES = 64 * 2**20
 OF_DASHBOARD = "RAY_API_SERVER_ADDRESS"
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 STOPPED, BROKE = 130, 3
@@ -65,6 +63,13 @@ def main(argv: list[str]) -> int:
         metavar="NAME",
         help="hand a variable of this shell on to the job;\nwho sees the dashboard sees it",
     )
+    parser.add_argument(
+        "--ship",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="send a .py file or a package's folder along, so that its plug-ins\nare found by import path",
+    )
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
     parser.add_argument("--follow", metavar="ID", help="follow a job that was submitted before")
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it has committed stays")
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> int:
     check_command(command)
     variables = read_variables(given.env)
     with tempfile.TemporaryDirectory(prefix="reelsift-submit-") as folder:
-        entrypoint = shlex.join(["python", "-m", "jobs", *pack(command, Path(folder))])
+        entrypoint = shlex.join(["python", "-m", "jobs", *pack(command, Path(folder), given.ship)])
         client = connect(given.address)
         check_version(client, given.address)
         job_id = start(client, entrypoint, folder, variables, given.id)
@@ -129,66 +134,6 @@ def read_variables(names: Sequence[str]) -> dict[str, str]:
         msg = f"--env {', '.join(missing)}: not set in this shell; export it, or leave it out"
         raise ConfigError(msg)
     return {name: os.environ[name] for name in names}
-
-
-def pack(command: Sequence[str], folder: Path) -> list[str]:
-    """Copy the package and the command's questions into a folder; return the command as it is run there.
-
-    Raises:
-        ConfigError: the command is wrong, or its file of questions cannot be sent.
-    """
-    root = Path(__file__).resolve().parents[1]
-    for package in PACKAGES:
-        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    return _placed_answer(list(command), folder) if command[0] == "answer" else list(command)
-
-
-def _placed_answer(command: list[str], folder: Path) -> list[str]:
-    """Return `answer ...` with places in full, and its questions where they were copied to."""
-    from jobs.answer import read_arguments, read_paths
-
-    args = read_arguments(command[1:])
-    videos, questions, out = read_paths(args)
-    here = {videos: absolute(videos), out: absolute(out)}
-    if questions and "://" not in questions:
-        here[questions] = _sent(Path(questions).expanduser(), folder)
-    places = iter(args.paths)
-    wanted, words = next(places), command[:1]
-    for word in command[1:]:
-        found = word == wanted
-        words.append(here.get(word, word) if found else word)
-        wanted = next(places, "") if found else wanted
-    full = absolute_models(args.job)
-    for stage, name in OF_MODELS:
-        if (place := getattr(getattr(full, stage), name)) != getattr(getattr(args.job, stage), name):
-            words += [f"--{stage}.{name}", place]  # the last one counts
-    if args.prices and "://" not in args.prices:
-        words += ["--prices", _sent(Path(args.prices).expanduser(), folder, "prices", ".yaml")]
-    if args.rates_from:
-        words += ["--rates-from", absolute(args.rates_from)]
-    return words
-
-
-def _sent(
-    path: Path, folder: Path, what: str = "questions", kinds: str = ".jsonl, .csv, .yaml or .parquet"
-) -> str:
-    """Copy a file of questions, or of something else; return its place as the job finds it.
-
-    Raises:
-        ConfigError: there is none, or it is too large.
-    """
-    if not path.is_file():
-        msg = f"{path}: no such file of {what}; expected {kinds}"
-        raise ConfigError(msg)
-    if path.stat().st_size > MAX_SENT_BYTES:
-        msg = (
-            f"{path}: {path.stat().st_size / 2**20:.0f} MiB, more than the {MAX_SENT_BYTES // 2**20} MiB that are sent"
-            " along with a job; put it where the cluster can read it and name it by its URI"
-        )
-        raise ConfigError(msg)
-    (folder / what).mkdir()
-    shutil.copyfile(path, folder / what / path.name)
-    return str(Path(what) / path.name)
 
 
 def connect(address: str) -> Any:

@@ -1,4 +1,4 @@
-"""What is sent along with a job, and what is refused before a cluster is asked."""
+"""How a cluster is asked, and how its answers are told."""
 
 import importlib.metadata
 import json
@@ -6,80 +6,15 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
 import requests
 
 from jobs import submit
-from jobs.answer import read_arguments
 from pipeline.errors import ClusterError, ConfigError
 
 RAY = importlib.metadata.version("ray")
-
-
-def test_the_package_and_the_questions_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for folder in ("videos", "world", "model"):
-        Path(folder).mkdir()
-    Path("q.jsonl").write_text('{"query_id": "a"}\n')
-    sent = submit.pack(
-        ["answer", "videos", "q.jsonl", "out", "--recipe", "world", "--answer.model=model"], tmp_path / "sent"
-    )
-    # OUT need not be there yet, a recipe is no folder, and of an option given twice the last counts
-    assert sent == [
-        "answer", str(tmp_path / "videos"), "questions/q.jsonl", str(tmp_path / "out"), "--recipe", "world",
-        "--answer.model=model", "--answer.model", str(tmp_path / "model"),
-    ]  # fmt: skip
-    assert (tmp_path / "sent" / sent[2]).read_text() == Path("q.jsonl").read_text()
-    assert read_arguments(sent[1:]).job.answer.model == str(tmp_path / "model")
-    for package in ("actors", "jobs", "pipeline"):
-        assert (tmp_path / "sent" / package / "__init__.py").is_file()
-    assert not list((tmp_path / "sent").rglob("__pycache__"))
-
-
-def test_prices_and_rates_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("p.yaml").write_text("as_of: today")
-    places = ["--query", "a dog", "s3://bucket/in", "s3://bucket/out"]
-    sent = submit.pack(["answer", *places, "--prices", "p.yaml", "--rates-from", "old"], tmp_path / "sent")
-    args = read_arguments(sent[1:])
-    assert (tmp_path / "sent" / args.prices).read_text() == "as_of: today"
-    assert args.rates_from == str(tmp_path / "old")
-    with pytest.raises(ConfigError, match="no such file of prices"):
-        submit.pack(["answer", *places, "--prices", "none.yaml"], tmp_path / "other")
-
-
-def test_places_behind_a_scheme_stay(tmp_path: Path) -> None:
-    command = ["answer", "--query", "a dog", "s3://bucket/in", "s3://bucket/out"]
-    assert submit.pack(command, tmp_path / "sent") == command
-    assert submit.pack(["show", "out"], tmp_path / "other") == ["show", "out"]
-
-
-def test_manifests_stay_where_their_videos_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("videos.csv").write_text("uri\ncam/a.mp4\n")
-    sent = submit.pack(["answer", "videos.csv", "s3://bucket/q.jsonl", "s3://bucket/out"], tmp_path / "sent")
-    assert sent[1] == str(tmp_path / "videos.csv")
-
-
-@pytest.mark.parametrize(
-    ("paths", "says"),
-    [
-        (["q.csv", "out"], "expected VIDEOS QUERIES OUT, found 2 paths"),
-        (["in", "q.csv", "out"], r"q\.csv: 0 MiB, more than the 0 MiB that are sent"),
-        (["in", "none.csv", "out"], r"none\.csv: no such file of questions"),
-    ],
-)
-def test_what_cannot_be_sent_is_refused(
-    paths: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(submit, "MAX_SENT_BYTES", 10)
-    Path("q.csv").write_text("x" * 11)
-    with pytest.raises(ConfigError, match=says):
-        submit.pack(["answer", *paths], tmp_path / "sent")
 
 
 def test_a_dashboard_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
