@@ -176,6 +176,7 @@ def test_why_nothing_is_known_of_a_job(
     [
         ({"status": "SUCCEEDED", "driver_exit_code": 0}, 0),
         ({"status": "STOPPED"}, 130),
+        ({"status": "FAILED", "driver_exit_code": 1}, 1),
         ({"status": "FAILED", "driver_exit_code": 2}, 2),
         ({"status": "FAILED", "driver_exit_code": -9, "message": "killed"}, 3),
         ({"status": "FAILED", "message": "never began"}, 3),
