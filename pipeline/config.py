@@ -257,7 +257,7 @@ class JobConfig:
     aggregator: str = "strongest-window"
     """Entry of AGGREGATORS, or `package.module:function`: how a video's windows become its verdict."""
     max_failed_fraction: Fraction = 1.0
-    """Share of rows that may fail before the job ends with exit code 1."""
+    """Share of videos, of answers or of verdicts that may fail before the job ends with exit code 1."""
 
     def __post_init__(self) -> None:
         """Check the stages against each other."""

@@ -21,7 +21,25 @@ COUNTS = {
 
 def test_balanced_rows_pass():
     check_conservation(COUNTS)
-    assert failed_fraction(COUNTS) == pytest.approx(2 / 11)
+
+
+@pytest.mark.parametrize(
+    ("failed", "share"),
+    [
+        ({"failed_videos": 5, "failed_verdicts": 50}, 0.5),  # of 510 videos and answers, 5
+        ({"failed_answers": 100, "failed_verdicts": 10}, 0.2),
+        ({"failed_answers": 100, "failed_verdicts": 30}, 0.3),
+        ({}, 0.0),
+    ],
+)
+def test_the_share_that_failed_is_that_of_the_worst_table(failed, share):
+    rows = {"videos": 10, "answers": 500, "verdicts": 100}
+    none = {f"failed_{table}": 0 for table in rows}
+    assert failed_fraction({**rows, **none, **failed}) == pytest.approx(share)
+
+
+def test_nothing_failed_of_nothing():
+    assert failed_fraction(Counter()) == 0.0
 
 
 @pytest.mark.parametrize("table", ["videos", "answers", "verdicts"])
