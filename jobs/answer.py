@@ -1,18 +1,18 @@
 """The main job: questions over videos, Parquet out. `reelsift answer VIDEOS QUERIES OUT`.
 
-What is decided before Ray starts: settings, queries, plug-ins, models, the listing, and whether there is anything
-left to do. Running the same command again does only what is missing.
+What is decided before Ray starts: settings, queries, plug-ins, models, and whether there is anything left to do, which
+takes no more of the listing than the first new file. Whether the job can run is known before more is listed or anything
+written. Running the same command again does only what is missing.
 """
 
 import logging
 import sys
 import time
-from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -23,6 +23,9 @@ from jobs.resolve import Resolved, resolve
 from pipeline import config as settings
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, JobError
+
+if TYPE_CHECKING:
+    from jobs.archive import Archive
 
 PROG = "reelsift answer"
 VERSIONED = ("reelsift", "ray", "torch", "transformers", "pyarrow", "av", "onnxruntime", "numpy")
@@ -155,20 +158,24 @@ def _answer(
 ) -> int:
     """Do what is missing in an output folder that this process holds; print what it holds then."""
     from jobs import costs, summary
+    from jobs.archive import Archive
     from pipeline import compact, ledger
-    from pipeline.reopen import reopen
+    from pipeline.reopen import Reopened, has_failed
 
     started = time.monotonic()
     out = run.out
-    files, found = list_archive(videos, run, retry_failed=retry_failed)
-    if retry_failed:
-        summary.print_reopened(reopen(out, queries, found, held.check))
+    archive = Archive(videos, out, retry_failed=retry_failed)
     counters: Counter[str] | None = None
     meter = costs.Meter()
-    if files or ledger.has_open_verdicts(run, queries, found):
-        ledger.start_run(run, config, queries, plan.models, versions())
-        counters = _execute(plan, run, config, queries, files, found, held, meter)
-    counts = summary.count(out, queries, found)
+    if (
+        archive.has_unknown
+        or ledger.has_open_verdicts(run, queries, archive.found)
+        or (retry_failed and has_failed(out, queries, archive.found))
+    ):
+        counters = _execute(archive, run, queries, config, plan, held, meter, retry_failed=retry_failed)
+    elif retry_failed:
+        summary.print_reopened(Reopened())
+    counts = summary.count(out, queries, archive.found)
     stats = {
         "run_id": run.run_id, "out": out, "fingerprint": settings.fingerprint(config),
         "wall_s": round(time.monotonic() - started, 2), **counts, "this_run": dict(counters or {}),
@@ -203,90 +210,82 @@ def _check_any_was_read(videos: str, out: str, counts: dict[str, Any]) -> None:
     raise JobError(msg)
 
 
-def list_archive(videos: str, run: Any, *, retry_failed: bool = False) -> tuple[list[Any], Any]:
-    """Write down the files that are not in videos/ yet, or failed and are tried again; return where, and all keys.
-
-    Raises:
-        ConfigError: nothing there to answer on.
-        StoreError: the place cannot be listed.
-        JobError: two videos share a key.
-    """
-    from pipeline import ledger, rows
-    from pipeline.listing import list_videos
-    from pipeline.reopen import failed_videos
-    from pipeline.windows import holds, key, sorted_keys
-
-    known = ledger.video_keys(run.out)
-    again = failed_videos(run.out) if retry_failed else sorted_keys(())
-    found = array("Q")
-
-    def unknown() -> Iterator[rows.Row]:
-        for file in list_videos(videos):
-            found.append(key(file["video_id"], file["version"]))
-            if not holds(known, found[-1]) or holds(again, found[-1]):
-                yield file
-
-    files = ledger.write_parts(run.manifest("files"), unknown(), rows.FILE)
-    keys = sorted_keys(found)
-    if num_alike := len(found) - len(keys):
-        msg = (
-            f"{num_alike} of the {len(found)} videos at {videos} have the key of another one, and one of two would be"
-            " passed over; expected a key each (docs/design.md, Keys): name the videos in two manifests, and run one"
-            " after the other into folders of their own"
-        )
-        raise JobError(msg)
-    return files, keys
-
-
 def _execute(
-    plan: Resolved,
+    archive: "Archive",
     run: Any,
-    config: JobConfig,
     queries: list[Any],
-    files: list[Any],
-    found: Any,
+    config: JobConfig,
+    plan: Resolved,
     held: Any,
     meter: Any,
+    *,
+    retry_failed: bool,
 ) -> "Counter[str]":
-    """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
-    from jobs import cluster, observe
+    """Join the cluster; once the job fits there, write down what there is to do, and do it; return summed counters.
 
-    counters: Counter[str] = Counter()
-    with cluster.connected(), observe.observed(run.run_id, meter.look) as watch:
-        from jobs import flow, placement, routing
-        from jobs.parts import num_rows
-        from pipeline import answered, ledger, rows
-        from pipeline.isolation import Reader
+    Raises:
+        ClusterError: there is no cluster, or the job can never run on it; nothing was written then.
+    """
+    from jobs import cluster, observe, placement, summary
+    from pipeline import ledger
+    from pipeline.reopen import reopen
 
+    with cluster.connected():
         place = placement.place(
             config,
             scorer_gpu=plan.scorer_facts.uses_gpu,
             answerer_gpu=plan.answerer_facts.frame_size is not None,
         )
         meter.note(place)
-        reader = Reader(config.decode, config.window, run.quarantine)
-        job = flow.Job(
-            config, queries, run, reader, plan.scorer, plan.scorer_facts,
-            plan.answerer, plan.answerer_facts, plan.aggregate,
-        )  # fmt: skip
-        commit = partial(_commit_all, run, held, watch)
-        if files:
-            probed = flow.probe_archive(job, place, files)
-            counters.update(commit("probe", probed, _num_rows(files)))
-        open_windows = answered.open_windows(run, queries, found)
-        windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
-        if windows:
-            routes = plan.routes
-            if place.answerer and not routes:
-                routes = routing.decide(plan.router, plan.router_facts, job, plan.models, place.answerer)
-            answers = flow.answer_archive(job, place, routes, windows)
-            counters.update(commit("answer", answers, _num_rows(windows)))
-        num_answers = num_rows(ledger.part_files(run.out, "answers"))
-        judged = ledger.verdict_keys(run.out)
-        num_verdicts = None if len(judged) else len(found) * len(queries)
-        shards = flow.reduce_archive(job, place, num_answers, found, judged)
-        counters.update(commit("judge", shards, num_verdicts))
-        meter.look_last(observe.look_at_cluster)
+        files = archive.write_down(run)
+        if retry_failed:
+            summary.print_reopened(reopen(run.out, queries, archive.found, held.check))
+        ledger.start_run(run, config, queries, plan.models, versions())
+        with observe.observed(run.run_id, meter.look) as watch:
+            commit = partial(_commit_all, run, held, watch)
+            counters = _stream(plan, run, config, queries, place, files, archive.found, commit)
+            meter.look_last(observe.look_at_cluster)
+    return counters
+
+
+def _stream(
+    plan: Resolved,
+    run: Any,
+    config: JobConfig,
+    queries: list[Any],
+    place: Any,
+    files: list[Any],
+    found: Any,
+    commit: Callable[..., "Counter[str]"],
+) -> "Counter[str]":
+    """Run the three streams on Ray, committing each part as it arrives; return summed counters."""
+    from jobs import flow, routing
+    from jobs.parts import num_rows
+    from pipeline import answered, ledger, rows
+    from pipeline.isolation import Reader
+
+    counters: Counter[str] = Counter()
+    reader = Reader(config.decode, config.window, run.quarantine)
+    job = flow.Job(
+        config, queries, run, reader, plan.scorer, plan.scorer_facts,
+        plan.answerer, plan.answerer_facts, plan.aggregate,
+    )  # fmt: skip
+    if files:
+        probed = flow.probe_archive(job, place, files)
+        counters.update(commit("probe", probed, _num_rows(files)))
+    open_windows = answered.open_windows(run, queries, found)
+    windows = ledger.write_parts(run.manifest("windows"), open_windows, rows.WINDOW)
+    if windows:
+        routes = plan.routes
+        if place.answerer and not routes:
+            routes = routing.decide(plan.router, plan.router_facts, job, plan.models, place.answerer)
+        answers = flow.answer_archive(job, place, routes, windows)
+        counters.update(commit("answer", answers, _num_rows(windows)))
+    num_answers = num_rows(ledger.part_files(run.out, "answers"))
+    judged = ledger.verdict_keys(run.out)
+    num_verdicts = None if len(judged) else len(found) * len(queries)
+    shards = flow.reduce_archive(job, place, num_answers, found, judged)
+    counters.update(commit("judge", shards, num_verdicts))
     return counters
 
 

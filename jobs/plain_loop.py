@@ -19,7 +19,8 @@ import pyarrow as pa
 from actors.answerer import AnswerActor
 from actors.scorer import Scorer
 from jobs import summary
-from jobs.answer import list_archive, read_arguments, read_paths, versions
+from jobs.answer import read_arguments, read_paths, versions
+from jobs.archive import Archive
 from jobs.places import absolute, absolute_models
 from jobs.resolve import Resolved, resolve
 from pipeline import ledger, recall, rows, sink, stages, verdicts
@@ -128,7 +129,8 @@ def main(argv: list[str]) -> int:
     config = absolute_models(args.job)
     plan = resolve(config, queries)
     run = ledger.open_run(absolute(out), config, queries, plan.models)
-    files, found = list_archive(videos, run)
+    archive = Archive(videos, run.out)
+    files, found = archive.write_down(run), archive.found
     ledger.start_run(run, config, queries, plan.models, versions())
     counters: Counter[str] = Counter()
     processes = int(argv[0])

@@ -44,6 +44,12 @@ def failed_videos(out: str) -> Keys:
     return sorted_keys(key(row["video_id"], row["version"]) for row in found)
 
 
+def has_failed(out: str, queries: Sequence[Query], found: Keys) -> bool:
+    """Return whether any answer to a query, or verdict on it, of a video that was found has failed."""
+    asked = {query.query_id for query in queries}
+    return any(_any_failed(out, table, asked, found) for table in ("answers", "verdicts"))
+
+
 def reopen(out: str, queries: Sequence[Query], found: Keys, check: Callable[[], None]) -> Reopened:
     """Take out failed videos and answers, and the verdicts that rest on them.
 
@@ -79,7 +85,7 @@ def reopen(out: str, queries: Sequence[Query], found: Keys, check: Callable[[], 
     def is_bad(row: Row) -> bool:
         return bool(row["error_type"]) and holds(bad_answers, key(row["window_id"], row["query_id"]))
 
-    if bad_videos.size or touched.size or _any_failed_verdict(out, asked, found):
+    if bad_videos.size or touched.size or _any_failed(out, "verdicts", asked, found):
         done.verdicts = _take_out(out, "verdicts", (*VIDEO, "query_id"), is_touched, check)
     if bad_answers.size:
         _take_out_frames(out, is_bad, check)
@@ -89,8 +95,8 @@ def reopen(out: str, queries: Sequence[Query], found: Keys, check: Callable[[], 
     return done
 
 
-def _any_failed_verdict(out: str, asked: set[str], found: Keys) -> bool:
-    rows = ledger.scan(out, "verdicts", ["video_id", "version", "query_id"], FAILED)
+def _any_failed(out: str, table: str, asked: set[str], found: Keys) -> bool:
+    rows = ledger.scan(out, table, ["video_id", "version", "query_id"], FAILED)
     return any(row["query_id"] in asked and _is_in(found, row) for row in rows)
 
 

@@ -131,7 +131,7 @@ def measure(short: JobRun, run: JobRun, folder: Path, bytes_per_s: float) -> Cos
 
 def _driver(run: JobRun, folder: Path) -> dict[str, float]:
     """Return what the driver's own work costs, per file, window, answer, part."""
-    from jobs.answer import list_archive
+    from jobs.archive import Archive
     from jobs.summary import count
     from pipeline.answered import open_windows
     from pipeline.queries import one_query
@@ -142,7 +142,8 @@ def _driver(run: JobRun, folder: Path) -> dict[str, float]:
     videos.mkdir()
     for number in range(NUM_FILES):
         (videos / f"{number:06d}.mp4").touch()
-    list_s, (_, found) = _timed(lambda: list_archive(str(videos), many))
+    archive = Archive(str(videos), many.out)
+    list_s, _ = _timed(lambda: archive.write_down(many))
     good = [row for row in ledger.scan(run.out, "videos", rows.VIDEOS.names) if not row["error_type"]]
     keys = ("video_id", "version", "uri", "size_bytes", "etag")
     listed = [
@@ -154,7 +155,9 @@ def _driver(run: JobRun, folder: Path) -> dict[str, float]:
     store.write_table(store.join(many.out, "videos", "all.parquet"), rows.to_table(probed, rows.VIDEOS))
     queries = [one_query(f"{number}") for number in range(10)]
     plan_s, windows = _timed(
-        lambda: ledger.write_parts(many.manifest("windows"), open_windows(many, queries, found), rows.WINDOW)
+        lambda: ledger.write_parts(
+            many.manifest("windows"), open_windows(many, queries, archive.found), rows.WINDOW
+        )
     )
     parts = [pq.read_table(uri) for uri in ledger.part_files(run.out, "answers")]
     answers = pa.concat_tables(parts * NUM_COPIES)

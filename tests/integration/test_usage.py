@@ -78,3 +78,13 @@ def test_a_cluster_that_is_not_there(reelsift, ask, clips, tmp_path):
     done = reelsift("answer", clips, ask(GOOD), tmp_path / "out", RAY_ADDRESS="127.0.0.1:1")
     assert done.code == 3
     assert "127.0.0.1:1" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_can_never_fit_leaves_nothing(reelsift, ask, clips, tmp_path):
+    done = reelsift(
+        "answer", clips, ask(GOOD), tmp_path / "out", "--score.pool.min-size=999", "--score.pool.max-size=999"
+    )
+    assert done.code == 3
+    assert "--score.pool.min-size asks for 999 seats" in done.err
+    assert not (tmp_path / "out").exists()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from actors.models import video_llm
-from jobs import answer
+from jobs import answer, cluster, status
 from jobs.costs import CostOptions
-from pipeline import windows
+from pipeline import ledger, rows, store
 from pipeline.config import AnswerConfig, JobConfig, PlanConfig
-from pipeline.errors import ConfigError, JobError
-from pipeline.ledger import Run
-from pipeline.queries import one_query
+from pipeline.errors import ClusterError, ConfigError
+from pipeline.listing import list_videos
+from pipeline.queries import Query, one_query
 from tests import tiny_models
 
 ROOT = Path(__file__).parents[2]
@@ -58,15 +58,93 @@ def test_results_do_not_go_where_the_videos_lie(tmp_path, dry_run):
     assert not list(tmp_path.iterdir())
 
 
-def test_videos_that_share_a_key_end_a_run_before_any_is_read(tmp_path, monkeypatch):
-    for name in ("a.mp4", "b.mp4"):
+@pytest.fixture
+def archive(tmp_path):
+    """Three files, and an output folder in which all are answered; no cluster can be joined."""
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
         (tmp_path / name).write_bytes(b"no video")
-    run = Run(str(tmp_path / "out"), "r")
-    files, keys = answer.list_archive(str(tmp_path), run)
-    assert (len(files), len(keys)) == (1, 2)
-    monkeypatch.setattr(windows, "key", lambda *_: 1)
-    with pytest.raises(JobError, match=r"1 of the 2 videos at .* have the key of another one"):
-        answer.list_archive(str(tmp_path), run)
+    out = str(tmp_path / "out")
+    listed = list(list_videos(str(tmp_path)))
+    for table, kept in (("videos", {}), ("verdicts", {"query_id": "q"})):
+        found = [rows.fill({**row, "run_id": "1-old", **kept}, rows.TABLES[table]) for row in listed]
+        store.write_table(store.join(out, table, "1-old-a.parquet"), rows.to_table(found, rows.TABLES[table]))
+    store.write_bytes(store.join(out, "_run", "1-old", "stats.json"), b"{}")
+    return tmp_path, out
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    def connected():
+        raise ClusterError("nobody listens")
+
+    monkeypatch.setattr(cluster, "connected", connected)
+
+
+def run(videos, out, **options):
+    return answer._run(
+        f"{videos}/*.mp4",
+        out,
+        [Query("q", "a dog", "find")],
+        JobConfig(),
+        CostOptions(),
+        dry_run=False,
+        **options,
+    )
+
+
+def written(out):
+    """What an output folder holds, but for who held it last."""
+    return sorted(str(path) for path in Path(out).rglob("*") if "lease" not in str(path))
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_a_finished_job_needs_no_cluster(archive, capsys):
+    before = written(archive[1])
+    for retry_failed in (False, True):
+        assert run(*archive, retry_failed=retry_failed) == 0
+        assert "nothing to do" in capsys.readouterr().err
+    assert written(archive[1]) == before
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_a_job_without_a_cluster_writes_nothing_and_lists_no_more_than_one_new_file(archive, monkeypatch):
+    videos, out = archive
+    num_listed = []
+
+    def counting(uri):
+        for row in list_videos(uri):
+            num_listed.append(row)
+            yield row
+
+    monkeypatch.setattr("jobs.archive.list_videos", counting)
+    with pytest.raises(ClusterError, match="nobody listens"):
+        run(videos, str(videos / "new"))
+    assert len(num_listed) == 1
+    assert not (videos / "new").exists()
+    (videos / "d.mp4").write_bytes(b"no video")
+    before = written(out)
+    with pytest.raises(ClusterError, match="nobody listens"):
+        run(videos, out)
+    assert written(out) == before
+    assert status.find_run(out).run_id == "1-old"
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_what_is_open_or_failed_needs_a_cluster(archive):
+    """A verdict failed; where it may not be judged it stays."""
+    videos, out = archive
+    [uri] = ledger.part_files(out, "verdicts")
+    verdicts = ledger.read_slice(uri, 0, 3)
+    verdicts[1] |= {"error_type": "AnswerError", "error_message": "no"}
+    store.write_table(uri, rows.to_table(verdicts, rows.VERDICTS))
+    assert run(videos, out) == 0
+    before = Path(uri).read_bytes()
+    with pytest.raises(ClusterError, match="nobody listens"):
+        run(videos, out, retry_failed=True)
+    assert Path(uri).read_bytes() == before
+    store.write_table(uri, rows.to_table(verdicts[:2], rows.VERDICTS))
+    with pytest.raises(ClusterError, match="nobody listens"):
+        run(videos, out)
 
 
 @pytest.mark.parametrize(("query", "paths"), [((), ("v", "o")), (("a dog",), ("v", "q", "o")), ((), ())])
