@@ -271,6 +271,13 @@ class JobConfig:
             raise ConfigError(msg)
 
 
+NOT_DECIDING = {
+    *("sink", "cluster", "max_failed_fraction", "score.pool", "answer.pool"),
+    *("decode.memory_mb", "decode.timeout_s", "answer.memory_gb", "answer.windows_per_call"),
+}
+INSIDE = {"plan.heads", "compress.policy"}
+
+
 def dump(config: JobConfig) -> dict[str, Any]:
     """Return the whole tree as plain JSON values."""
     return TypeAdapter(JobConfig).dump_python(config, mode="json")
@@ -289,21 +296,24 @@ def load(values: dict[str, Any]) -> JobConfig:
 
 
 def fingerprint(config: JobConfig) -> str:
-    """Return 12 hex digits over the settings that change results (not pools, placement, part sizes, tolerances)."""
-    values = dump(config)
-    for key in ("sink", "cluster", "max_failed_fraction"):
-        values.pop(key)
-    for stage in ("score", "answer"):
-        values[stage].pop("pool")
-    # what is in these folders counts, not their paths: a digest is in the models' names
-    values["plan"].pop("heads")
-    values["compress"].pop("policy")
-    for limit in ("memory_mb", "timeout_s"):
-        values["decode"].pop(limit)
-    for limit in ("memory_gb", "windows_per_call"):
-        values["answer"].pop(limit)
-    text = json.dumps(values, sort_keys=True)
+    """Return 12 hex digits over the settings that change results."""
+    text = json.dumps(deciding(dump(config)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a dump that change results: not pools, placement, part sizes, tolerances.
+
+    Of the folders in INSIDE what is in them counts, not their paths: a digest is in the models' names.
+    """
+    dropped = NOT_DECIDING | INSIDE
+    return {
+        name: {key: value for key, value in stage.items() if f"{name}.{key}" not in dropped}
+        if isinstance(stage, dict)
+        else stage
+        for name, stage in values.items()
+        if name not in dropped
+    }
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -121,6 +121,9 @@ def _explain_disk(error: BaseException, uri: str, action: str) -> str:
         )
     if number == errno.EROFS:
         return f"{reason(error)}; mount it for writing, or give a folder on another disk"
+    if isinstance(error, NotADirectoryError | FileExistsError) and action == "write":
+        for file in filter(Path.is_file, Path(uri).absolute().parents):
+            return f"{file} is a file, expected a folder; give another place, or move the file away"
     if isinstance(error, PermissionError) and action == "write":
         return f"{reason(error)}: it may not write there; change the folder's owner or mode, or give another folder"
     return reason(error)

@@ -11,6 +11,7 @@ from pipeline.config import (
     PlanConfig,
     PoolConfig,
     WindowConfig,
+    deciding,
     differences,
     dump,
     fingerprint,
@@ -42,7 +43,9 @@ def test_fingerprint_follows_results_and_nothing_else():
     assert fingerprint(JobConfig(plan=PlanConfig(heads="moved/heads"))) == fingerprint(base)
     here, moved = (CompressConfig(compressor="policy", policy=folder) for folder in ("here", "moved"))
     assert fingerprint(JobConfig(compress=here)) == fingerprint(JobConfig(compress=moved))
-    assert fingerprint(JobConfig(window=WindowConfig(sample_fps=2))) != fingerprint(base)
+    other = JobConfig(window=WindowConfig(sample_fps=2), max_failed_fraction=0.5)
+    assert fingerprint(other) != fingerprint(base)
+    assert differences(deciding(dump(base)), deciding(dump(other))) == ["window.sample_fps: 1.0 -> 2.0"]
 
 
 def test_differences_name_the_path():
