@@ -31,6 +31,12 @@ QUIET = {
 QUEUES = {"RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0"}
 """Read by Ray Data at import. By default decoding runs ahead of a slower scorer until half of the object store is full;
 with 0, until twice as much waits as the scorers are at work on, whatever the length of the archive."""
+ASKS_FOR_TOKEN = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""The first thing that a driver asks of a cluster; it changes nothing there."""
+SET_TOKEN = (
+    "set RAY_AUTH_MODE=token, without which Ray sends none, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of"
+    " its head, which lies in ~/.ray/auth_token there"
+)
 
 
 @contextmanager
@@ -38,7 +44,7 @@ def connected() -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
 
     Raises:
-        ClusterError: the address does not answer, or its Ray or Python is another.
+        ClusterError: the address does not answer or refuses the token, or its Ray or Python is another.
     """
     for name, value in (QUIET | QUEUES).items():
         os.environ.setdefault(name, value)
@@ -51,6 +57,7 @@ def connected() -> Generator[None]:
         os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * _num_cpus() + 4))
     import ray
 
+    check_token(address)
     options: dict[str, Any] = {"address": address or "local"}
     if not address:
         options |= {"num_cpus": _num_cpus(), "include_dashboard": False}
@@ -71,7 +78,9 @@ def explain_no_connection(address: str, error: Exception) -> str:
         return f"cannot start Ray on this machine: {error}; give it memory and CPU time, and run the command again"
     found = MISMATCH.search(str(error))
     if found is None:
-        return f"cannot reach Ray at {address}: {error}; check RAY_ADDRESS and RAY_AUTH_TOKEN"
+        return (
+            f"cannot reach Ray at {address}: {error}; check RAY_ADDRESS; if it asks for a token, {SET_TOKEN}"
+        )
     ray, python, our_ray, our_python = found.groups()
     wrong = [
         name
@@ -97,14 +106,43 @@ def _check_listening(address: str) -> None:
     Raises:
         ClusterError: the address, and what to check.
     """
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
         return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         msg = f"no Ray cluster listens at RAY_ADDRESS={address} ({error}); start it, correct or unset the variable"
         raise ClusterError(msg) from error
+
+
+def check_token(address: str) -> None:
+    """Refuse a cluster that refuses the token, at once: Ray itself keeps trying, and then does not say why.
+
+    Any other answer, and none, is left for Ray to tell.
+
+    Raises:
+        ClusterError: the address, what was sent, and what to set.
+    """
+    import grpc
+    from ray._raylet import AuthenticationTokenLoader
+    from ray.exceptions import AuthenticationError
+
+    if not re.fullmatch(r"[^/]+:\d+", address):
+        return
+    try:
+        token = AuthenticationTokenLoader.instance().get_token_for_http_header()
+    except AuthenticationError as error:
+        msg = f"RAY_AUTH_MODE=token, and Ray finds no token to send to {address}; {SET_TOKEN}"
+        raise ClusterError(msg) from error
+    headers = [(name.lower(), value) for name, value in token.items()]
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(ASKS_FOR_TOKEN)(b"", timeout=CONNECT_S, metadata=headers)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # pyright: ignore[reportAttributeAccessIssue]
+                sent = "the token that was sent" if headers else "a driver that sends no token"
+                raise ClusterError(f"the cluster at {address} refuses {sent}; {SET_TOKEN}") from error
 
 
 def _settle() -> None:

@@ -26,8 +26,9 @@ examples:
   reelsift submit --stop ID
 
 The address is that of the cluster's dashboard (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265; `ray dashboard
-cluster.yaml` forwards it from AWS). A cluster that asks for a token finds it in RAY_AUTH_TOKEN, in the file that
-RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. Interrupting this command leaves the job running.
+cluster.yaml` forwards it from AWS). To a cluster that asks for a token, RAY_AUTH_MODE=token sends the one in
+RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. Without RAY_AUTH_MODE none is sent.
+Interrupting this command leaves the job running.
 
 The exit code is the job's own: 0 done, 1 more rows failed than allowed, 2 wrong usage, 3 the run broke; 130 = stopped.
 """
@@ -187,10 +188,9 @@ def _reachable(address: str, then: str) -> Generator[None]:
 
 
 def _token_refused(who: str, error: Exception) -> str:
-    return (
-        f"{who} refuses the token (HTTP 401 or 403): {_first_line(error)}; set RAY_AUTH_MODE=token and"
-        " RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of its head, which lies in ~/.ray/auth_token there"
-    )
+    from jobs.cluster import SET_TOKEN
+
+    return f"{who} refuses the token (HTTP 401 or 403): {_first_line(error)}; {SET_TOKEN}"
 
 
 def check_version(client: Any, address: str) -> None:
