@@ -280,7 +280,8 @@ def _stream(
         if place.answerer and not routes:
             routes = routing.decide(plan.router, plan.router_facts, job, plan.models, place.answerer)
         answers = flow.answer_archive(job, place, routes, windows)
-        counters.update(commit("answer", answers, _num_rows(windows)))
+        num_asked = num_rows((piece.uri for piece in windows), "query_ids")
+        counters.update(commit("answer", answers, _num_rows(windows), num_asked))
     num_answers = num_rows(ledger.part_files(run.out, "answers"))
     judged = ledger.verdict_keys(run.out)
     num_verdicts = None if len(judged) else len(found) * len(queries)
@@ -293,8 +294,10 @@ def _num_rows(slices: list[Any]) -> int:
     return sum(piece.stop - piece.start for piece in slices)
 
 
-def _commit_all(run: Any, held: Any, watch: Any, name: str, parts: Any, total: int | None) -> "Counter[str]":
-    """Commit parts as the stream delivers them, for `total` rows in all; return the sum of their counters.
+def _commit_all(
+    run: Any, held: Any, watch: Any, name: str, parts: Any, *totals: int | None
+) -> "Counter[str]":
+    """Commit parts as the stream delivers them, for so many rows in all; return the sum of their counters.
 
     Raises:
         JobError: what a stage raised, without Ray's wrapping.
@@ -306,7 +309,7 @@ def _commit_all(run: Any, held: Any, watch: Any, name: str, parts: Any, total: i
     counters: Counter[str] = Counter()
     started = time.monotonic()
     try:
-        with watch.stream_of(name, total):
+        with watch.stream_of(name, *totals):
             for part in committed(run, as_staged(parts), held.check):
                 counted = json.loads(part["counters"])
                 counters.update(counted)

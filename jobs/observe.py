@@ -26,7 +26,7 @@ CLUSTER_EVERY_S = 5.0
 STOP_S = 5.0
 """Seconds that a run waits, at its end, for a drawing that hangs."""
 COMMITTED = {"probe": ("videos",), "answer": ("windows", "answers"), "judge": ("verdicts",)}
-"""What a stream commits, as the counters of its parts call it: the first is what its total counts."""
+"""What a stream commits, as the counters of its parts call it; the first goes through its stages."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,12 @@ class Observer:
         self.cluster: Cluster | None = None
 
     @contextmanager
-    def stream_of(self, name: str, total: int | None) -> Generator[None]:
-        """Show a stream of `total` rows (None = not known) until it ends."""
+    def stream_of(self, name: str, total: int | None, *totals: int | None) -> Generator[None]:
+        """Show a stream until it ends; of how many rows, in the order of COMMITTED (None = not known)."""
         ray_stages.forget()
         with self.lock:
             self.stream, self.total, self.started_s = name, total, time.monotonic()
+            self.totals = dict(zip(COMMITTED[name][1:], totals, strict=False))
             self.counters: Counter[str] = Counter()
             self.paces: dict[str, Pace] = {}
             self.moved_s, self.num_moved = self.started_s, -1
@@ -116,7 +117,7 @@ class Observer:
         writing = [seen for seen in ray_stages.latest() if "" in seen.names]
         stages = [self._stage(seen, now_s) for seen in ray_stages.latest() if "" not in seen.names]
         stages.append(self._committed(committed, now_s, self.total, sum(seen.num_tasks for seen in writing)))
-        stages += [self._committed(name, now_s) for name in others]
+        stages += [self._committed(name, now_s, self.totals.get(name)) for name in others]
         num_moved = sum(stage.done for stage in stages)
         if num_moved != self.num_moved:
             self.moved_s, self.num_moved = now_s, num_moved

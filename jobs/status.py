@@ -18,8 +18,14 @@ from pipeline import lease, ledger, store
 from pipeline.errors import ConfigError
 from pipeline.ledger import Run
 
-STAGES = {"videos": "files", "windows": "windows", "answers": "", "verdicts": ""}
-"""What is counted, as the lines of a running job call it, and the manifest that says how many there are to be."""
+STAGES = {
+    "videos": ("files", ""),
+    "windows": ("windows", ""),
+    "answers": ("windows", "query_ids"),
+    "verdicts": ("", ""),
+}
+"""What is counted, as the lines of a running job call it, and the manifest whose rows, or entries in lists, are as many
+as there are to be."""
 STATES = {"stats.json": "done", "recovered.json": "cut short"}
 """Files that a closed run has; of one that has neither, the folder's lease says whether it runs."""
 RUNNING = "running"
@@ -118,23 +124,23 @@ class Tally:
                     "name": name,
                     "done": self.counts[name],
                     "failed": self.counts[f"failed_{name}"],
-                    "total": self._total(name, of) if of else None,
+                    "total": self._total(name, of, lists) if of else None,
                     "per_s": self._per_s(name),
                 }
-                for name, of in STAGES.items()
+                for name, (of, lists) in STAGES.items()
             ],
         }
 
-    def _total(self, name: str, of: str) -> int | None:
-        """Return how many rows a manifest has by now; None = it is not written down yet."""
-        if of in self.totals:
-            return self.totals[of]
+    def _total(self, name: str, of: str, lists: str) -> int | None:
+        """Return how many rows, or entries in lists, a manifest has by now; None = it is not written down yet."""
+        if name in self.totals:
+            return self.totals[name]
         files = ledger.manifest_files(self.run, of)
         if not files:
             return None
-        total = num_rows(files)
+        total = num_rows(files, lists)
         if self.counts[name]:  # before the first commit it may still be growing
-            self.totals[of] = total
+            self.totals[name] = total
         return total
 
     def _per_s(self, name: str) -> float | None:

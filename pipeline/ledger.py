@@ -339,11 +339,22 @@ def read_slices(schema: pa.Schema, table: pa.Table) -> pa.Table:
     return rows.to_table(found, schema)
 
 
-def num_rows(uri: str) -> int:
-    """Return the number of rows of a Parquet file, from its footer."""
+def num_rows(uri: str, lists: str = "") -> int:
+    """Return the number of rows of a Parquet file, or of entries in a column of lists that are not empty.
+
+    From its footer.
+    """
     fs, path = store.open_fs(uri)
     with fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).metadata.num_rows
+        found = pq.ParquetFile(file).metadata
+    if not lists:
+        return found.num_rows
+    chunks = (
+        found.row_group(group).column(column)
+        for group in range(found.num_row_groups)
+        for column in range(found.num_columns)
+    )
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{lists}."))
 
 
 def scan(out: str, table: str, columns: Sequence[str], where: pads.Expression | None = None) -> Iterator[Row]:

@@ -45,7 +45,7 @@ def seen(*stages):
 
 
 def test_a_stream_is_what_its_stages_do_and_what_is_committed(observer, kept):
-    with observer.stream_of("answer", 10):
+    with observer.stream_of("answer", 10, 20):
         seen(
             Seen(("sample",), 12, 1, None, 1.0, 0.0),
             Seen(("score",), 6, 2, (1, 1), 0.0, 0.5),
@@ -64,7 +64,7 @@ def test_a_stream_is_what_its_stages_do_and_what_is_committed(observer, kept):
         10,
         1,
     )
-    assert (answers.done, answers.failed, answers.total) == (12, 2, None)
+    assert (answers.done, answers.failed, answers.total) == (12, 2, 20)
     assert len(kept.counted) == 2
 
 

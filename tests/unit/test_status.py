@@ -68,6 +68,13 @@ def test_a_run_on_its_way(out, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {**found, "state": "cut short"}
 
 
+def test_answers_are_counted_by_the_queries_that_are_open_in_each_window(out):
+    run = begun(out, 1)
+    windows = [{"window_id": name, "query_ids": asked} for name, asked in (("w", ["p", "q"]), ("x", ["q"]))]
+    ledger.write_parts(run.manifest("windows"), windows, rows.WINDOW)
+    assert [stage["total"] for stage in status.read(out)["stages"]] == [1, 2, 3, None]
+
+
 def test_a_run_that_has_just_begun_and_one_that_is_done(out):
     run = begun(out, 1)
     assert status.lines(status.read(out), 0.0)[0] == f"run {run.run_id}: cut short, nothing committed yet"
@@ -143,7 +150,7 @@ def test_footers_of_a_manifest_are_read_at_the_same_time(out, monkeypatch):
     monkeypatch.setattr(ledger, "PART_ROWS", 1)
     begun(out, 4)
     together, num_rows = threading.Barrier(4, timeout=10), ledger.num_rows
-    monkeypatch.setattr(ledger, "num_rows", lambda uri: together.wait() >= 0 and num_rows(uri))
+    monkeypatch.setattr(ledger, "num_rows", lambda uri, lists: together.wait() >= 0 and num_rows(uri, lists))
     assert status.read(out)["stages"][0]["total"] == 4
 
 
