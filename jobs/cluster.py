@@ -138,7 +138,8 @@ def check_token(address: str) -> None:
     headers = [(name.lower(), value) for name, value in token.items()]
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary(ASKS_FOR_TOKEN)(b"", timeout=CONNECT_S, metadata=headers)
+            ask: Any = channel.unary_unary(ASKS_FOR_TOKEN)
+            ask(b"", timeout=CONNECT_S, metadata=headers)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # pyright: ignore[reportAttributeAccessIssue]
                 sent = "the token that was sent" if headers else "a driver that sends no token"

@@ -167,7 +167,7 @@ def _check_same_job(
     new_job = _describe_job(config, models)
     if old["fingerprint"] != new_job["fingerprint"] or old["models"] != new_job["models"]:
         changed = [
-            *settings.differences(*map(settings.deciding, (old["settings"], new_job["settings"]))),
+            *settings.differences(settings.deciding(old["settings"]), settings.deciding(new_job["settings"])),
             *settings.differences(old["models"], new_job["models"]),
         ]
         msg = (
