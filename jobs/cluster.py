@@ -125,7 +125,7 @@ def check_token(address: str) -> None:
         ClusterError: the address, what was sent, and what to set.
     """
     import grpc
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
     from ray.exceptions import AuthenticationError
 
     if not re.fullmatch(r"[^/]+:\d+", address):
