@@ -55,7 +55,7 @@ class Arguments:
     prices: str = ""
     """YAML file with the prices of machines and requests; empty = the package's own (docs/cost.md)."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    """A whole configuration by its name (`world`); options given beside it go before it."""
+    """A whole configuration by its name (`world`, `l4`); options given beside it go before it."""
     job: Annotated[JobConfig, tyro.conf.arg(name="")] = field(default_factory=JobConfig)
 
 
