@@ -226,7 +226,7 @@ def _execute(
     Raises:
         ClusterError: there is no cluster, or the job can never run on it; nothing was written then.
     """
-    from jobs import cluster, observe, placement, summary
+    from jobs import cluster, fallback, observe, placement, summary
     from pipeline import ledger
     from pipeline.reopen import reopen
 
@@ -241,7 +241,10 @@ def _execute(
         if retry_failed:
             summary.print_reopened(reopen(run.out, queries, archive.found, held.check))
         ledger.start_run(run, config, queries, plan.models, versions())
-        with observe.observed(run.run_id, meter.look) as watch:
+        with (
+            fallback.on_demand_after(config.cluster.on_demand_after_s),
+            observe.observed(run.run_id, meter.look) as watch,
+        ):
             commit = partial(_commit_all, run, held, watch)
             counters = _stream(plan, run, config, queries, place, files, archive.found, commit)
             meter.look_last(observe.look_at_cluster)

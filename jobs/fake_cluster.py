@@ -25,6 +25,7 @@ from pipeline.errors import ClusterError
 HEAD_ID = "f" * 51 + "00000"
 """What the fake provider takes for the head."""
 HEAD_TYPE = "ray.head.default"
+PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 STORE_BYTES = 200 << 20
 START_S = 90.0
 LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands",
@@ -35,7 +36,7 @@ LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initializatio
 
 @contextmanager
 def fake_cluster(
-    node_types: Mapping[str, Mapping[str, Any]], max_workers: int, idle_s: float
+    node_types: Mapping[str, Mapping[str, Any]], max_workers: int, idle_s: float, provider: str = PROVIDER
 ) -> Generator[dict[str, str]]:
     """Start a head without resources and its autoscaler; yield the variables with which a driver joins; end all of it.
 
@@ -43,6 +44,7 @@ def fake_cluster(
         node_types: as under `available_node_types` of a cluster file, the head left out.
         max_workers: of all types together.
         idle_s: seconds without work after which a machine goes.
+        provider: import path of the class that starts and ends machines.
 
     Raises:
         ClusterError: the head does not start; what it said last.
@@ -54,7 +56,7 @@ def fake_cluster(
     )  # short: socket paths are limited to 107 characters
     address = f"{get_node_ip_address()}:{_free_port()}"
     file = folder / "cluster.json"
-    file.write_text(json.dumps(configuration(node_types, max_workers, idle_s, address)))
+    file.write_text(json.dumps(configuration(node_types, max_workers, idle_s, address, provider)))
     joining = {
         "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(24),
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0",
@@ -85,7 +87,11 @@ def fake_cluster(
 
 
 def configuration(
-    node_types: Mapping[str, Mapping[str, Any]], max_workers: int, idle_s: float, address: str
+    node_types: Mapping[str, Mapping[str, Any]],
+    max_workers: int,
+    idle_s: float,
+    address: str,
+    provider: str = PROVIDER,
 ) -> dict[str, Any]:
     """Return what the autoscaler is started with."""
     head = {"resources": {"CPU": 0, "GPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
@@ -100,7 +106,7 @@ def configuration(
         "available_node_types": {HEAD_TYPE: head, **types},
         "provider": {
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": provider,
             "use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True,
             "gcs_address": address, "launch_multiple": True, "head_node_id": HEAD_ID,
         },
