@@ -27,6 +27,8 @@ GIVE_UP_S = 600.0
 """Seconds after which on-demand machines count as refused, too: time for one to boot."""
 STOP_S = 5.0
 """Seconds that a run waits, at its end, for a look that hangs."""
+REPLY_S = 1.0
+"""Seconds that Ray may take to say whether a demand is met: of a busy cluster, a wait of 0 learns nothing."""
 NEXT_TO_NOTHING = {"CPU": 0.001}
 """What the demand reserves: it must leave room for what waits."""
 
@@ -160,7 +162,7 @@ def _follow(wait: Wait, look: Look) -> None:
     """Ask, or ask no longer, as one look makes it."""
     from ray.util.placement_group import placement_group
 
-    is_there = wait.demand is not None and wait.demand.wait(0)
+    is_there = wait.demand is not None and wait.demand.wait(REPLY_S)
     names = ", ".join(sorted(wait.role.on_demand))
     asks = wait.step(look, is_there=is_there)
     if asks and wait.demand is None:
