@@ -32,6 +32,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plain_kernels():
+    """Leave oneDNN out: on CPUs that multiply bfloat16 in hardware it lays matrices out anew, in memory of its own."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    yield
+    torch.backends.mkldnn.enabled = before
+
+
 @pytest.fixture(scope="module", params=VIDEO_LLMS)
 def folder(request, tmp_path_factory):
     return build(request.param, tmp_path_factory.mktemp("model"))
