@@ -237,14 +237,14 @@ def _execute(
             answerer_gpu=plan.answerer_facts.frame_size is not None,
         )
         meter.note(place)
-        files = archive.write_down(run)
-        if retry_failed:
-            summary.print_reopened(reopen(run.out, queries, archive.found, held.check))
-        ledger.start_run(run, config, queries, plan.models, versions())
         with (
             fallback.on_demand_after(config.cluster.on_demand_after_s),
             observe.observed(run.run_id, meter.look) as watch,
         ):
+            files = archive.write_down(run)
+            if retry_failed:
+                summary.print_reopened(reopen(run.out, queries, archive.found, held.check))
+            ledger.start_run(run, config, queries, plan.models, versions())
             commit = partial(_commit_all, run, held, watch)
             counters = _stream(plan, run, config, queries, place, files, archive.found, commit)
             meter.look_last(observe.look_at_cluster)

@@ -108,7 +108,10 @@ def main(argv: list[str]) -> int:
     }
     path = args.report or report.REPORT
     plot = path.with_suffix(".png")
-    command = f"{PROG} --media DIR{' --s3 PREFIX' if args.s3 else ''} --files {args.files}"
+    command = (
+        f"{PROG} --media DIR{' --s3 PREFIX' if args.s3 else ''}{' --costs FILE' if args.costs else ''}"
+        f" --files {args.files}"
+    )
     lines = report.lines(command, costs, checks, s3_s, cases, results, figures, plot.name)
     report.draw(cases, results, plot)
     write_report("scale", lines, path)

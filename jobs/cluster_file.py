@@ -5,6 +5,7 @@ Nothing here asks a network.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jobs.cluster_start import missing_files, wrong_commands, wrong_start
 from jobs.machines import HEAD_LABEL, Kind, Machines, with_types
 from jobs.placement import check, find_places
 from jobs.preflight import too_small
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, PoolConfig
 from pipeline.errors import ClusterError, ConfigError
 
 DEFAULT_IMAGE = "latest_dlami"
@@ -111,6 +112,10 @@ def machines_of(cluster: Mapping[str, Any]) -> Machines:
 
 def _pools(cluster: Mapping[str, Any], job: JobConfig) -> list[str]:
     """Return why the smallest pools of a job cannot run; models are taken to want GPUs."""
+    if (
+        job.answer.pool != PoolConfig() and not job.answer.model
+    ):  # who asks for its pool means to have a model
+        job = replace(job, answer=replace(job.answer, model="any"))
     machines = machines_of(cluster)
     unknown = [name for name, node in node_types(cluster).items() if not node_resources(node)]
     if unknown:

@@ -8,6 +8,7 @@ from then on the machine stays while it has work, as any other, and goes when it
 and ends with it however the job ends.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 """As often as Ray's autoscaler decides."""
+STATUS_S = 3
+"""Seconds that Ray may take to say what its autoscaler is at."""
 GIVE_UP_S = 600.0
 """Seconds after which on-demand machines count as refused, too: time for one to boot."""
 STOP_S = 5.0
@@ -30,7 +33,7 @@ STOP_S = 5.0
 REPLY_S = 1.0
 """Seconds that Ray may take to say whether a demand is met: of a busy cluster, a wait of 0 learns nothing."""
 NEXT_TO_NOTHING = {"CPU": 0.001}
-"""What the demand reserves: it must leave room for what waits."""
+"""What the demand reserves of each machine: it must leave room for what waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +143,24 @@ def on_demand_after(after_s: float) -> Generator[None]:
     finally:
         stopped.set()
         thread.join(STOP_S)
+        for wait in waits:
+            with contextlib.suppress(Exception):  # leaving Ray withdraws them, too
+                _withdraw(wait)
 
 
 def _keep_looking(waits: list[Wait], stopped: threading.Event) -> None:
-    """Look again and again, until stopped; then ask for nothing any more."""
+    """Look again and again, until stopped."""
     has_failed = False
     while not stopped.wait(LOOK_EVERY_S):
         try:
             look = _look()
             for wait in waits:
-                _follow(wait, look)
+                if not stopped.is_set():  # the run may have left Ray, and asking would join it anew
+                    _follow(wait, look)
         except Exception:
             if not has_failed:
                 logger.exception("on-demand machines cannot be asked for; the run goes on")
             has_failed = True
-    for wait in waits:
-        _withdraw(wait)
 
 
 def _follow(wait: Wait, look: Look) -> None:
@@ -170,8 +175,11 @@ def _follow(wait: Wait, look: Look) -> None:
             "no spot machine (%s) came for %.0f s: asking for an on-demand one (%s)",
             ", ".join(sorted(wait.role.spot)), look.at_s - (wait.refused_since_s or 0.0), names,
         )  # fmt: skip
-        selector = [dict(wait.role.labels)]
-        wait.demand = placement_group([NEXT_TO_NOTHING], bundle_label_selector=selector)
+        # each on a machine of its own: those that are there already do not meet it
+        count = 1 + sum(look.have.get(name, 0) for name in wait.role.on_demand)
+        wait.demand = placement_group(
+            [NEXT_TO_NOTHING] * count, "STRICT_SPREAD", bundle_label_selector=[dict(wait.role.labels)] * count
+        )
     elif not asks and wait.demand is not None:
         logger.info(
             "the on-demand machine (%s) %s", names, "is there" if is_there else "is no longer asked for"
@@ -192,7 +200,7 @@ def _look() -> Look:
     import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
 
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    status = get_cluster_status(ray.get_runtime_context().gcs_address, STATUS_S)
     asked: Counter[str] = Counter()
     for launch in status.pending_launches:
         asked[launch.ray_node_type_name] += launch.count

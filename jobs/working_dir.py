@@ -44,19 +44,31 @@ def _ship(module: Path, folder: Path) -> None:
         )
         msg = f"--ship {module}: found {found}; expected a .py file, or the folder of a package"
         raise ConfigError(msg)
-    if not module.stem.isidentifier():
-        msg = f"--ship {module}: {module.stem!r} is no name that Python can import; rename it"
+    name = module.name if module.is_dir() else module.stem
+    if not name.isidentifier():
+        msg = f"--ship {module}: {name!r} is no name that Python can import; rename it"
         raise ConfigError(msg)
-    if module.stem in OWN or any((folder / name).exists() for name in (module.stem, f"{module.stem}.py")):
+    if name in OWN or any((folder / taken).exists() for taken in (name, f"{name}.py")):
         msg = (
-            f"--ship {module}: would take the place of {module.stem!r}, which is sent already; the package itself has"
+            f"--ship {module}: would take the place of {name!r}, which is sent already; the package itself has"
             f" {', '.join(OWN)}. Rename it, or name it once"
         )
         raise ConfigError(msg)
-    if module.is_dir():
-        shutil.copytree(module, folder / module.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    else:
-        shutil.copyfile(module, folder / module.name)
+    try:
+        if module.is_dir():
+            shutil.copytree(module, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copyfile(module, folder / module.name)
+    except OSError as error:  # of a folder, a list of what could not be copied
+        msg = f"--ship {module}: cannot be copied: {error}; take out what cannot be read"
+        raise ConfigError(msg) from error
+    sent = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if sent > MAX_SENT_BYTES:
+        msg = (
+            f"--ship {module}: {sent / 2**20:.0f} MiB with all else, more than the {MAX_SENT_BYTES // 2**20} MiB that"
+            " are sent along with a job; put large files where the cluster can read them"
+        )
+        raise ConfigError(msg)
 
 
 def _placed_answer(command: list[str], folder: Path) -> list[str]:

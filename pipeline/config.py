@@ -240,9 +240,9 @@ class ClusterConfig:
     labels = always; none = anywhere."""
     sized_for: tuple[Annotated[str, Field(pattern=r"^\w+:\d+(\.\d+)? CPU(, \d+(\.\d+)? GPU)?$")], ...] = ()
     """Machines that these settings were sized for, as `gpu:8 CPU, 1 GPU`: a cluster without such ones is warned of."""
-    on_demand_after_s: Annotated[float, Field(ge=0)] = 600.0
+    on_demand_after_s: Annotated[float, Field(ge=0, le=1200)] = 600.0
     """Seconds that the cloud may refuse spot machines before an on-demand one is asked for in their place, where the
-    cluster file has such types by their label market; 0 = never."""
+    cluster file has such types by their label market; 0 = never. A run without progress ends after 1,800."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

@@ -44,7 +44,7 @@ class JobError(ReelsiftError):
 
 
 class ConfigError(JobError):
-    """A setting, a query file or an output folder that does not fit; found before Ray starts."""
+    """A setting, a query file or an output folder that does not fit; found before anything is decoded."""
 
 
 class ClusterError(JobError):

@@ -47,6 +47,7 @@ def stream_s(short: JobRun, long: JobRun, told: JobRun) -> float:
     import psutil
 
     counted, window_s = long.counted, told.video_s / told.windows
+    second_s = sum(counted[f"{name}_cpu_s"] for name in ("score", "answer", "write"))
     scorer = share(short, long, "Scorer")
     stream = Stream(
         "answer",
@@ -54,7 +55,7 @@ def stream_s(short: JobRun, long: JobRun, told: JobRun) -> float:
         items_per_unit=1,
         first_s=counted["decode_cpu_s"] / long.video_s * window_s
         + share(short, long, "task worker").window_s,
-        second_s=counted["score_cpu_s"] / long.video_s * window_s + scorer.window_s,
+        second_s=second_s / long.video_s * window_s + scorer.window_s,
         beside_s=share(short, long, "driver", "Ray itself").window_s,
         second_start_s=scorer.start_s,
         spread=long.spread,

@@ -17,7 +17,12 @@ from tests.integration.conftest import ROOT
 SIZE = {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 1}
 NODE_TYPES = {
     "gpu": {**SIZE, "labels": {"role": "gpu", "market": "spot"}, "priority": 1},
-    "gpu-on-demand": {**SIZE, "labels": {"role": "gpu", "market": "on-demand"}, "priority": 0},
+    "gpu-on-demand": {
+        **SIZE,
+        "max_workers": 2,
+        "labels": {"role": "gpu", "market": "on-demand"},
+        "priority": 0,
+    },
 }
 SETTINGS = (
     "--query",
@@ -26,16 +31,20 @@ SETTINGS = (
     "jobs.paced_scorer:PACED",
     "--cluster.on-demand-after-s",
     "4",
+    "--score.pool.min-size",
+    "2",
+    "--score.pool.max-size",
+    "2",
 )
 
 
 @pytest.mark.timeout(400)
-def test_a_job_gets_its_gpu_on_demand_where_spot_is_refused(tmp_path, monkeypatch):
+def test_a_job_gets_its_gpus_on_demand_where_spot_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     collect_clips(tmp_path / "clips")
     clip = min((tmp_path / "clips").glob("*.mp4"), key=lambda path: "broken" in path.name)
     command = [sys.executable, "-m", "jobs", "answer", str(clip), str(tmp_path / "out"), *SETTINGS]
-    with fake_cluster(NODE_TYPES, 2, 30.0, "tests.no_spot.NoSpotProvider") as joining:
+    with fake_cluster(NODE_TYPES, 3, 30.0, "tests.no_spot.NoSpotProvider") as joining:
         job = subprocess.run(
             command,
             env={**os.environ, **joining},
@@ -48,6 +57,6 @@ def test_a_job_gets_its_gpu_on_demand_where_spot_is_refused(tmp_path, monkeypatc
     assert job.returncode == 0, job.stderr
     assert "actors of {'GPU': 1.0} on machines labelled role=gpu" in job.stderr
     asked = "asking for an on-demand one (gpu-on-demand)"
-    assert job.stderr.count(asked) == 1, job.stderr
+    assert job.stderr.count(asked) == 2, job.stderr
     assert job.stderr.index(asked) < job.stderr.index("the on-demand machine (gpu-on-demand) is there")
     assert json.loads(job.stdout.splitlines()[-1])["answers"] == 1

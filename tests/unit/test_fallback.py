@@ -120,9 +120,7 @@ def made(monkeypatch):
     groups = import_module(
         "ray.util.placement_group"
     )  # a function of this name hides the module in its package
-    monkeypatch.setattr(
-        groups, "placement_group", lambda bundles, **more: Demand(made, bundles=bundles, **more)
-    )
+    monkeypatch.setattr(groups, "placement_group", lambda *told, **more: Demand(made, told=told, **more))
     monkeypatch.setattr(groups, "remove_placement_group", removed.append)
     return SimpleNamespace(demands=made, removed=removed)
 
@@ -133,9 +131,24 @@ def test_the_demand_goes_only_to_on_demand_machines_and_ends_with_the_job(made, 
         while not made.demands and time.monotonic() < deadline:
             time.sleep(0.01)
     [demand] = made.demands
-    assert demand.options == {"bundles": [{"CPU": 0.001}], "bundle_label_selector": [OTHER]}
+    assert demand.options == {
+        "told": ([{"CPU": 0.001}], "STRICT_SPREAD"), "bundle_label_selector": [OTHER]
+    }  # fmt: skip
     assert made.removed == [demand]
     assert "asking for an on-demand one (gpu-on-demand)" in caplog.text
+
+
+def test_machines_that_are_there_do_not_meet_the_demand(made, monkeypatch):
+    monkeypatch.setattr(
+        fallback, "_look", lambda: Look(time.monotonic(), {"gpu": 1}, {"gpu": 3, "gpu-on-demand": 2})
+    )
+    with fallback.on_demand_after(0.02):
+        deadline = time.monotonic() + 20
+        while not made.demands and time.monotonic() < deadline:
+            time.sleep(0.01)
+    [demand] = made.demands
+    assert demand.options["told"] == ([{"CPU": 0.001}] * 3, "STRICT_SPREAD")
+    assert demand.options["bundle_label_selector"] == [OTHER] * 3
 
 
 def test_nothing_is_watched_where_it_is_switched_off(made):

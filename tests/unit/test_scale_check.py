@@ -7,7 +7,7 @@ from jobs.family import Use
 from jobs.scale.check import check
 from jobs.scale.measure import JobRun, Share, share
 
-DECODE_S, SCORE_S, AROUND_S, LOAD_S = 2.0, 0.5, 20.0, 6.0
+DECODE_S, SCORE_S, WRITE_S, AROUND_S, LOAD_S = 2.0, 0.5, 0.25, 20.0, 6.0
 """Per window; of every run; of every scorer."""
 TASKS_START_S, TASKS_S, RAY_S, SCORER_S = 9.0, 0.25, 0.125, 0.5
 """Of no stage: task workers' start, theirs per window, Ray's per window, the scorer's per window."""
@@ -22,13 +22,13 @@ def made_up(windows: int, wall_s: float, *, workers: int = 1, stolen: float = 0.
     cpu_s_of = {
         "decoder": windows * DECODE_S,
         "Scorer": workers * LOAD_S + windows * (SCORE_S + SCORER_S),
-        "task worker": TASKS_START_S + windows * TASKS_S,
+        "task worker": TASKS_START_S + windows * (TASKS_S + WRITE_S),
         "Ray itself": 7.0 + windows * RAY_S,
     }
     cpu_s = sum(cpu_s_of.values())
     counted = {
         "decode_cpu_s": windows * DECODE_S, "score_cpu_s": windows * SCORE_S, "probe_cpu_s": 0.0,
-        "answer_cpu_s": 0.0, "write_cpu_s": 0.0,
+        "answer_cpu_s": windows * WRITE_S / 2, "write_cpu_s": windows * WRITE_S / 2,
     }  # fmt: skip
     use = Use(wall_s, cpu_s, cpu_s_of, stolen_cores=stolen * cpu_s / wall_s)
     return JobRun(workers, windows, windows * 20.0, use, counted, (1.0,), "out")
@@ -36,7 +36,7 @@ def made_up(windows: int, wall_s: float, *, workers: int = 1, stolen: float = 0.
 
 def alone_s(windows: int, workers: int = 1) -> float:
     """Return the wall time of a job that decoding bounds, on more cores than it can use."""
-    last_s = SCORE_S + SCORER_S
+    last_s = SCORE_S + WRITE_S + SCORER_S
     return AROUND_S + windows / workers * (DECODE_S + TASKS_S) + last_s
 
 
@@ -75,3 +75,15 @@ def test_cores_that_others_use_are_missing(monkeypatch: pytest.MonkeyPatch) -> N
     free = check(short, long, told)
     told.use.foreign_cores = 1.0
     assert check(short, long, told).simulated_s > 1.5 * free.simulated_s
+
+
+def test_what_follows_scoring_takes_its_time_where_scoring_is_the_limit() -> None:
+    short, long, told = made_up(10, 60), made_up(40, 150), made_up(80, 270)
+    for run in (short, long, told):
+        run.counted["write_cpu_s"] += 5.0 * run.windows
+        run.use.cpu_s_of["task worker"] += 5.0 * run.windows
+    last_s = SCORE_S + WRITE_S + 5.0 + SCORER_S
+    first = (
+        check(short, long, made_up(80, 270)).simulated_s - check(short, long, made_up(40, 150)).simulated_s
+    )
+    assert first == pytest.approx(40 * last_s, rel=0.02)

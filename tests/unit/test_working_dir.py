@@ -1,5 +1,6 @@
 """What is sent along with a job, and what is refused before a cluster is asked."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,9 @@ def test_modules_of_ones_own_are_imported_beside_the_package(tmp_path: Path) -> 
         (["notes.txt"], r"notes\.txt: found another file; expected"),
         (["empty"], r"empty: found a folder without \.py files"),
         (["my-module.py"], "'my-module' is no name that Python can import"),
+        (["mine.v2"], "'mine.v2' is no name that Python can import"),
+        (["hollow"], "hollow: cannot be copied: .*link"),
+        (["large"], r"large: \d+ MiB with all else, more than the 64 MiB"),
         (
             ["jobs.py"],
             "would take the place of 'jobs', .*the package itself has actors, jobs, pipeline, questions",
@@ -124,8 +128,13 @@ def test_modules_that_cannot_be_sent_are_refused(
         "mine.py",
         "mine/a.py",
         "empty/a.txt",
+        "mine.v2/a.py",
+        "hollow/a.py",
+        "large/a.py",
     ):
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).touch()
+    Path("hollow/link.py").symlink_to("gone")
+    os.truncate("large/a.py", 65 << 20)
     with pytest.raises(ConfigError, match=says):
         submit.main([*(word for name in names for word in ("--ship", name)), "--", *SHOW])
