@@ -21,10 +21,13 @@ from tests.unit.test_metrics import OF_RAY
 EXACT = {
     "reelsift_videos": "videos", "reelsift_windows": "windows", "reelsift_answers": "answers",
     "reelsift_verdicts": "verdicts", "reelsift_frames": "frames_seen", "reelsift_tokens_dense": "tokens_dense",
-    "reelsift_tokens_used": "tokens_used",
+    "reelsift_tokens_used": "tokens_used", "reelsift_tokens_prefilled": "prefill_tokens",
+    "reelsift_tokens_generated": "decode_steps",
 }  # fmt: skip
 
-NEVER_HERE = ("reelsift_tokens_dense", "reelsift_tokens_used", "reelsift_read_bytes")
+NEVER_HERE = (
+    *(f"reelsift_tokens_{kind}" for kind in ("dense", "used", "prefilled", "generated")), "reelsift_read_bytes",
+)  # fmt: skip
 """Nought without a language model and a bucket: a counter that never grew is not exported."""
 
 
