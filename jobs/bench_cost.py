@@ -19,7 +19,8 @@ from typing import Any
 from jobs.bench_report import circumstances, list_files, table, write_report
 from jobs.command_line import parse, require
 from pipeline.cost import STAGES
-from pipeline.errors import JobError
+from pipeline.errors import ConfigError, JobError
+from pipeline.listing import SUFFIXES
 
 PROG = "reelsift bench cost"
 WITHIN = 1.3
@@ -73,7 +74,10 @@ def main(argv: list[str]) -> int:
     """
     args = parse(Arguments, argv, PROG)
     require("--videos", args.videos, at_least=1)
-    clips = list_files("--media", args.media)
+    clips = [clip for clip in list_files("--media", args.media) if clip.suffix.lower() in SUFFIXES]
+    if not clips:
+        msg = f"--media {args.media}: found no video, expected files in .mp4, .mkv, .avi or the like; add some"
+        raise ConfigError(msg)
     ways = {"relevance": SETTINGS} | ({"language model": (*SETTINGS, *MODEL)} if args.model else {})
     with tempfile.TemporaryDirectory(prefix="reelsift-cost-") as folder:
         videos, queries = Path(folder) / "in", Path(folder) / "queries.jsonl"

@@ -134,6 +134,7 @@ def test_finds_when_a_picture_changes(tmp_path: Path, capsys: pytest.CaptureFixt
         ("mutate --timeout-s nan", "--timeout-s nan: expected a finite number above 0"),
         ("mutate --memory-mb 5", "--memory-mb 5: expected at least 128"),
         ("scale --media /no/such/folder", "--media /no/such/folder: cannot be listed"),
+        ("cost --media jobs", "--media jobs: found no video, expected files in .mp4"),
         ("scale --media . --copies 0", "--copies 0: expected at least 2"),
         ("scale --media . --files 0", "--files 0: expected at least 1000"),
         ("overhead --media . --turns 0", "--turns 0: expected at least 1"),
