@@ -76,7 +76,9 @@ def main(argv: list[str]) -> int:
     require("--videos", args.videos, at_least=1)
     clips = [clip for clip in list_files("--media", args.media) if clip.suffix.lower() in SUFFIXES]
     if not clips:
-        msg = f"--media {args.media}: found no video, expected files in .mp4, .mkv, .avi or the like; add some"
+        msg = (
+            f"--media {args.media}: found no video, expected files in .mp4, .mkv, .avi or the like; add some"
+        )
         raise ConfigError(msg)
     ways = {"relevance": SETTINGS} | ({"language model": (*SETTINGS, *MODEL)} if args.model else {})
     with tempfile.TemporaryDirectory(prefix="reelsift-cost-") as folder:
