@@ -14,7 +14,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from pipeline import ledger, rows
+from pipeline import ledger, rows, store
 from pipeline.ledger import Run
 from pipeline.rows import Row
 
@@ -72,4 +72,4 @@ def num_rows(uris: Iterable[str], lists: str = "") -> int:
     Or how many entries the lists of a column have, none of which is empty.
     """
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="footer") as pool:
-        return sum(pool.map(partial(ledger.num_rows, lists=lists), uris))
+        return sum(pool.map(partial(store.num_rows, lists=lists), uris))

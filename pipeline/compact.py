@@ -201,7 +201,7 @@ def _merge(out: str, table: str, group: Group) -> None:
         num_rows: list[int] = []
         for part in _sorted_ranges(files, schema, num_rows):
             writer.write_table(part, max(1, len(part) * store.GROUP_BYTES // max(1, part.nbytes)))
-    found, expected = ledger.num_rows(target), sum(num_rows)
+    found, expected = store.num_rows(target), sum(num_rows)
     if found != expected:
         msg = f"{target}: expected {expected} rows, found {found}; nothing was replaced, run it again"
         raise StoreError(msg)

@@ -339,24 +339,6 @@ def read_slices(schema: pa.Schema, table: pa.Table) -> pa.Table:
     return rows.to_table(found, schema)
 
 
-def num_rows(uri: str, lists: str = "") -> int:
-    """Return the number of rows of a Parquet file, or of entries in a column of lists that are not empty.
-
-    From its footer.
-    """
-    fs, path = store.open_fs(uri)
-    with fs.open(path, "rb") as file:
-        found = pq.ParquetFile(file).metadata
-    if not lists:
-        return found.num_rows
-    chunks = (
-        found.row_group(group).column(column)
-        for group in range(found.num_row_groups)
-        for column in range(found.num_columns)
-    )
-    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{lists}."))
-
-
 def scan(out: str, table: str, columns: Sequence[str], where: pads.Expression | None = None) -> Iterator[Row]:
     """Yield chosen columns of a committed table, streaming."""
     for _, batch in scan_files(out, table, columns, where):

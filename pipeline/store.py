@@ -120,16 +120,26 @@ def _write_local(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def temporary_beside(path: Path, data: bytes) -> Generator[Path]:
     """Yield a file beside the one that is to be, with its content on the disk; it is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with _create(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path, tries: int = 10) -> IO[bytes]:
+    """Return a new file; a folder that was just made for it is empty, and another command may tidy it away again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except (FileNotFoundError, FileExistsError):
+        if tries == 1:
+            raise
+        return _create(path, tries - 1)
 
 
 def sync_folder(folder: Path) -> None:
@@ -147,6 +157,21 @@ def settle(folder: str) -> None:
     if not is_s3(folder) and path.is_dir():
         with explained("settle", folder):
             sync_folder(path)
+
+
+def num_rows(uri: str, lists: str = "") -> int:
+    """Return how many rows a Parquet file has, or how many entries its column of lists, none empty; by its footer."""
+    fs, path = open_fs(uri)
+    with fs.open(path, "rb") as file:
+        found = pq.ParquetFile(file).metadata
+    if not lists:
+        return found.num_rows
+    chunks = (
+        found.row_group(group).column(column)
+        for group in range(found.num_row_groups)
+        for column in range(found.num_columns)
+    )
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{lists}."))
 
 
 def write_table(uri: str, table: pa.Table) -> int:

@@ -159,7 +159,7 @@ def _no_secret_is_written(s3, out, ray_folder):
         _no_secret_in(s3, store.read_bytes(entry.uri), entry.uri)
         if entry.uri.endswith(".parquet"):
             _no_secret_in(
-                s3, repr(ledger.read_slice(entry.uri, 0, ledger.num_rows(entry.uri))).encode(), entry.uri
+                s3, repr(ledger.read_slice(entry.uri, 0, store.num_rows(entry.uri))).encode(), entry.uri
             )
     logs = [path for path in ray_folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any("session_" in str(path) for path in logs), "Ray kept its logs elsewhere"

@@ -1,7 +1,9 @@
 """The store on a local disk; buckets are tested against a real server in tests/integration/test_s3_store.py."""
 
+import contextlib
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,27 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         store.write_bytes(uri, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert store.read_bytes(uri) == b"old"
+
+
+def test_a_folder_that_another_command_tidies_away_is_made_again(tmp_path: Path) -> None:
+    """As it is when one driver gives an empty output folder back while the next one takes it."""
+    folder, ended = tmp_path / "out" / "lease", threading.Event()
+
+    def tidy() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+                folder.parent.rmdir()
+
+    other = threading.Thread(target=tidy)
+    other.start()
+    try:
+        for _ in range(300):
+            store.write_bytes(str(folder / "f"), b"x")
+            store.delete(str(folder / "f"))
+    finally:
+        ended.set()
+        other.join()
 
 
 def test_a_table_comes_back_compressed(tmp_path: Path) -> None:
