@@ -1,7 +1,6 @@
 """A real S3 server for tests: Ceph's gateway, started once per session by ceph.sh beside this file."""
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -14,6 +13,7 @@ import pytest
 
 from pipeline import store
 from tests.integration.needs import lacking
+from tests.integration.ray_head import free_port
 
 SCRIPT = Path(__file__).with_name("ceph.sh")
 PROGRAMS = {"radosgw": "radosgw", "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common"}
@@ -41,12 +41,6 @@ class Bucket:
     server: S3Server
     uri: str
     """s3://NAME, empty when the test begins."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import rows
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import comparable, read, written
 
 QUERIES = [

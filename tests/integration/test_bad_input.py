@@ -10,8 +10,9 @@ import pytest
 
 from pipeline import rows, store
 from tests import videos
+from tests.integration.ray_head import free_port
 from tests.integration.results import comparable, read, written
-from tests.integration.s3_server import Bucket, free_port
+from tests.integration.s3_server import Bucket
 
 QUERIES = [
     {"query_id": "stripes", "kind": "find", "text": "a pattern of stripes"},

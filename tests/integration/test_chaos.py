@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph

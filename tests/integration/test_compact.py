@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pipeline import compact, ledger, rows, store, swap
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import comparable
 from tests.integration.s3_server import Bucket
 from tests.unit.test_compact import Killed, everything, kill_at, run_of

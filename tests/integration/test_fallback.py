@@ -12,7 +12,7 @@ import pytest
 
 from jobs.demo import collect_clips
 from jobs.fake_cluster import fake_cluster
-from tests.integration.conftest import ROOT
+from tests.integration.ray_head import ROOT
 
 SIZE = {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 1}
 NODE_TYPES = {

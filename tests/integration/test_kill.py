@@ -13,7 +13,7 @@ import time
 import pytest
 
 from pipeline import rows
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import comparable, read
 
 TRIES = int(os.environ.get("REELSIFT_KILL_TRIES", "2"))

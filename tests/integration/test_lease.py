@@ -20,8 +20,9 @@ import pytest
 from jobs.fault_proxy import Fault, FaultProxy
 from pipeline import lease, store
 from tests import videos
-from tests.integration.conftest import QUIET, ROOT, Finished
+from tests.integration.conftest import Finished
 from tests.integration.needs import lacking
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
@@ -33,7 +34,7 @@ NO_RAY = {"RAY_ADDRESS": "127.0.0.1:1"}
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start `reelsift ...` with a Ray of its own: its workers have the environment of the driver."""
+    """Start `reelsift ...`; without RAY_ADDRESS on a Ray of its own, whose workers have the driver's environment."""
     folder = Path(tempfile.mkdtemp(prefix="rs3-", dir="/tmp"))  # short: socket paths are limited
     started: list[subprocess.Popen[str]] = []
 
@@ -84,10 +85,10 @@ def elsewhere(out: str, number: int, **changes) -> lease.Holder:
 
 
 @pytest.mark.timeout(600)
-def test_two_drivers_on_one_bucket(s3: Bucket, start, reelsift, clip, ask):
+def test_two_drivers_on_one_bucket(s3: Bucket, s3_ray_address, start, reelsift, clip, ask):
     out = store.join(s3.uri, "out")
     arguments = ("answer", clip, ask(*QUERIES), out)
-    first = start(*arguments)
+    first = start(*arguments, RAY_ADDRESS=s3_ray_address)
     while lease.read(out) is None and first.poll() is None:
         time.sleep(0.05)
     second = reelsift(*arguments, **NO_RAY)
@@ -165,7 +166,7 @@ def test_a_folder_that_may_not_be_written(reelsift, clip, ask):
 
 
 @pytest.mark.timeout(600)
-def test_what_failed_is_done_again_when_it_is_asked_for(s3: Bucket, reelsift, clip, ask):
+def test_what_failed_is_done_again_when_it_is_asked_for(s3: Bucket, s3_ray_address, reelsift, clip, ask):
     """B cannot be read while it is probed, c while it is answered; nothing about the objects changes."""
     source, out = store.join(s3.uri, "in"), store.join(s3.uri, "out")
     for name in "abc":
@@ -186,7 +187,7 @@ def test_what_failed_is_done_again_when_it_is_asked_for(s3: Bucket, reelsift, cl
     stands = reelsift(*arguments, **NO_RAY)
     assert stands.code == 0, stands.err
     assert "--retry-failed does them again" in stands.err
-    healed = reelsift(*arguments, "--retry-failed")
+    healed = reelsift(*arguments, "--retry-failed", RAY_ADDRESS=s3_ray_address)
     assert healed.code == 0, healed.err
     assert "tried again: 1 failed videos, 1 failed answers; 2 verdicts are judged again" in healed.err
     assert (healed.json["failed_videos"], healed.json["failed_answers"], healed.json["videos"]) == (0, 0, 3)
@@ -218,11 +219,11 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(600)
-def test_a_full_disk_ends_the_run_and_space_lets_it_go_on(small_disk: Path, reelsift, clip, ask):
+def test_a_full_disk_ends_the_run_and_space_lets_it_go_on(small_disk: Path, ray_address, reelsift, clip, ask):
     filler = small_disk / "filler"
     filler.write_bytes(b"0" * ((1 << 20) - 72 * 1024))
     arguments = ("answer", clip, ask(*QUERIES), small_disk / "out")
-    full = reelsift(*arguments)
+    full = reelsift(*arguments, RAY_ADDRESS=ray_address)
     assert full.code == 3, full.err
     [line] = [line for line in full.err.splitlines() if line.startswith("reelsift: ")]
     for word in (
@@ -235,6 +236,6 @@ def test_a_full_disk_ends_the_run_and_space_lets_it_go_on(small_disk: Path, reel
     ):
         assert word in line
     filler.unlink()
-    done = reelsift(*arguments)
+    done = reelsift(*arguments, RAY_ADDRESS=ray_address)
     assert done.code == 0, done.err
     assert done.json["answers"] == 1

@@ -1,21 +1,16 @@
 """What Prometheus finds on Ray's metrics port is what the run itself says of what it did."""
 
-import os
-import shutil
-import signal
-import subprocess
 import time
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs import metrics
-from tests.integration.conftest import QUIET, RAY, free_ports, wait_for_ray
+from tests.integration.ray_head import free_ports, ray_head
 from tests.unit.test_metrics import OF_RAY
 
 EXACT = {
@@ -34,21 +29,10 @@ NEVER_HERE = (
 @pytest.fixture
 def head():
     """A Ray head with a metrics port that is known: its address, and where to scrape."""
-    folder = Path(f"/tmp/rsm{os.getpid()}")
     port, metrics_port = free_ports(2)
-    start = [RAY, "start", "--head", f"--port={port}", "--num-cpus=3", "--include-dashboard=false", "--block",
-             f"--temp-dir={folder}", f"--metrics-export-port={metrics_port}", "--labels=role=decode"]  # fmt: skip
-    process = subprocess.Popen(
-        start, env={**os.environ, **QUIET, "RAY_metrics_report_interval_ms": "1000"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        wait_for_ray(f"127.0.0.1:{port}", process)
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
+    options = (f"--metrics-export-port={metrics_port}", "--labels=role=decode")
+    with ray_head(*options, port=port, RAY_metrics_report_interval_ms="1000") as address:
+        yield address, f"http://127.0.0.1:{metrics_port}/metrics"
 
 
 def scrape(url):

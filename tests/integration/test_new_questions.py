@@ -13,8 +13,7 @@ import pytest
 from pipeline import ledger, rows, store
 from tests.integration.results import TIMING, comparable
 from tests.integration.s3_server import Bucket
-from tests.integration.test_s3_job import ray_folder, upload  # noqa: F401
-from tests.integration.test_s3_job import reelsift as alone  # noqa: F401
+from tests.integration.test_s3_job import upload
 
 OLD = [
     {"query_id": "rabbit", "kind": "find", "text": "a rabbit"},
@@ -88,10 +87,10 @@ def _damage_the_index(out: Path) -> None:
 
 @pytest.mark.needs_ceph
 @pytest.mark.timeout(1200)
-def test_of_a_bucket_only_evidence_is_read(s3: Bucket, alone, tmp_path):  # noqa: F811
+def test_of_a_bucket_only_evidence_is_read(s3: Bucket, reelsift_on_s3, tmp_path):
     """With a scorer inside the language model, which looks at frames that the index proposes."""
     world = tmp_path / "world"
-    assert alone("world", world, "--split", "test", "--videos", "2").code == 0
+    assert reelsift_on_s3("world", world, "--split", "test", "--videos", "2").code == 0
     source = store.join(s3.uri, "in")
     upload(world / "videos", source)
     asked = [json.loads(line) for line in (world / "queries.jsonl").read_text().splitlines()][:6]
@@ -102,7 +101,7 @@ def test_of_a_bucket_only_evidence_is_read(s3: Bucket, alone, tmp_path):  # noqa
         ("find", "out", finds),
         ("ask", "out", asked),
     ):
-        run = alone("answer", source, write(tmp_path / "q.jsonl", queries), store.join(s3.uri, out),
+        run = reelsift_on_s3("answer", source, write(tmp_path / "q.jsonl", queries), store.join(s3.uri, out),
                              "--recipe", "world")  # fmt: skip
         assert run.code == 0, run.err
         done[name] = run.json["this_run"]

@@ -12,7 +12,7 @@ import torch
 
 from actors.models.heads import Heads, SemanticHead, save_heads
 from tests import tiny_models
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import read
 
 QUERIES = [

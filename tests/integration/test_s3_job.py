@@ -18,7 +18,8 @@ from pipeline.frames import FrameSize
 from pipeline.isolation import Reader
 from pipeline.listing import list_videos
 from tests import videos
-from tests.integration.conftest import QUIET, ROOT, Finished
+from tests.integration.conftest import Finished
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import TIMING, read, written
 from tests.integration.s3_server import Bucket
 
@@ -43,7 +44,7 @@ def ray_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def reelsift(ray_folder):
+def alone(ray_folder):
     """Run `reelsift ...` with a Ray of its own: its workers have the environment of the driver."""
 
     def run(*args: object, **environment: str) -> Finished:
@@ -64,23 +65,23 @@ def upload(folder: Path, uri: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_from_bucket_to_bucket(s3: Bucket, reelsift, clips, ask, tmp_path, ray_folder):
+def test_from_bucket_to_bucket(s3: Bucket, alone, reelsift, clips, ask, tmp_path, ray_folder):
     source, questions, out = (store.join(s3.uri, name) for name in ("in", "questions/q.jsonl", "out"))
     upload(clips, source)
     store.write_bytes(questions, ask(*QUERIES).read_bytes())
-    printed = [_wrong_credentials_are_refused(reelsift, source, questions, out)]
-    printed.append(_a_missing_bucket_is_named(reelsift, source, questions))
+    printed = [_wrong_credentials_are_refused(alone, source, questions, out)]
+    printed.append(_a_missing_bucket_is_named(alone, source, questions))
     line = FaultProxy(s3.server.endpoint, only="/in/")
-    printed.append(_lost_credentials_stop_the_run(reelsift, line, source, questions, out))
+    printed.append(_lost_credentials_stop_the_run(alone, line, source, questions, out))
     line.always = None
     line.faults.extend([Fault("reset"), Fault("refusal"), Fault("close"), Fault("slow"), None] * 3)
-    done = reelsift("answer", f"{source}/", questions, f"{out}/", *SETTINGS, AWS_ENDPOINT_URL=line.address)
+    done = alone("answer", f"{source}/", questions, f"{out}/", *SETTINGS, AWS_ENDPOINT_URL=line.address)
     line.refuse()
     assert not line.faults
     assert done.code == 0, done.err
     assert done.json["failed_videos"] == 1
-    again = _again_does_nothing(reelsift, source, questions, out)
-    shown = _show_reads_it(reelsift, out)
+    again = _again_does_nothing(alone, source, questions, out)
+    shown = _show_reads_it(alone, out)
     local = reelsift("answer", clips, ask(*QUERIES), tmp_path / "out", *SETTINGS)
     assert local.code == 0, local.err
     _answers_are_those_of_a_local_run(out, tmp_path / "out", source, clips)
@@ -90,8 +91,8 @@ def test_from_bucket_to_bucket(s3: Bucket, reelsift, clips, ask, tmp_path, ray_f
     _no_secret_is_written(s3, out, ray_folder)
 
 
-def _wrong_credentials_are_refused(reelsift, source, questions, out) -> Finished:
-    refused = reelsift("answer", source, questions, out, AWS_SECRET_ACCESS_KEY="wrong-and-private")
+def _wrong_credentials_are_refused(alone, source, questions, out) -> Finished:
+    refused = alone("answer", source, questions, out, AWS_SECRET_ACCESS_KEY="wrong-and-private")
     assert refused.code == 3
     assert "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) are wrong" in refused.err
     assert len(refused.err.splitlines()) == 1, refused.err
@@ -101,20 +102,20 @@ def _wrong_credentials_are_refused(reelsift, source, questions, out) -> Finished
     return refused
 
 
-def _a_missing_bucket_is_named(reelsift, source, questions) -> Finished:
+def _a_missing_bucket_is_named(alone, source, questions) -> Finished:
     for place in (("s3://not-there/in", questions, "/tmp/never"), (source, questions, "s3://not-there/out")):
-        missing = reelsift("answer", *place)
+        missing = alone("answer", *place)
         assert missing.code == 3
         assert "no bucket 'not-there'" in missing.err
         assert "Traceback" not in missing.err
     return missing
 
 
-def _lost_credentials_stop_the_run(reelsift, line, source, questions, out) -> Finished:
+def _lost_credentials_stop_the_run(alone, line, source, questions, out) -> Finished:
     """The second video cannot be read any more: nothing is written about it, and it is not its own fault."""
     line.faults.append(None)
     line.always = Fault("refusal", code="ExpiredToken", status=400)
-    stopped = reelsift("answer", f"{source}/", questions, f"{out}/", *SETTINGS, AWS_ENDPOINT_URL=line.address)
+    stopped = alone("answer", f"{source}/", questions, f"{out}/", *SETTINGS, AWS_ENDPOINT_URL=line.address)
     assert stopped.code == 3, stopped.err
     assert "the credentials were refused (ExpiredToken)" in stopped.err
     assert "run the same command again to go on" in stopped.err
@@ -124,17 +125,17 @@ def _lost_credentials_stop_the_run(reelsift, line, source, questions, out) -> Fi
     return stopped
 
 
-def _again_does_nothing(reelsift, source, questions, out) -> Finished:
+def _again_does_nothing(alone, source, questions, out) -> Finished:
     before = written(out)
-    again = reelsift("answer", source, questions, out, *SETTINGS)
+    again = alone("answer", source, questions, out, *SETTINGS)
     assert again.code == 0, again.err
     assert "nothing to do" in again.err
     assert written(out) == before
     return again
 
 
-def _show_reads_it(reelsift, out) -> Finished:
-    shown = reelsift("show", out, "SELECT count(*) FROM verdicts WHERE error_type = ''", "--format", "csv")
+def _show_reads_it(alone, out) -> Finished:
+    shown = alone("show", out, "SELECT count(*) FROM verdicts WHERE error_type = ''", "--format", "csv")
     assert shown.code == 0, shown.err
     assert shown.out.split() == ["count_star()", str(3 * len(QUERIES))]
     return shown

@@ -10,7 +10,8 @@ import pytest
 from pipeline import store
 from pipeline.errors import ConfigError, StoreError
 from pipeline.listing import list_videos
-from tests.integration.s3_server import Bucket, free_port
+from tests.integration.ray_head import free_port
+from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
 

@@ -21,7 +21,7 @@ from pipeline.frames import FrameSize, Policy
 from pipeline.isolation import Reader
 from pipeline.listing import list_videos
 from tests import videos
-from tests.integration.conftest import ROOT
+from tests.integration.ray_head import ROOT
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph

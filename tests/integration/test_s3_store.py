@@ -13,7 +13,8 @@ from jobs import show
 from pipeline import rows, store
 from pipeline.errors import ConfigError, StoreError
 from pipeline.queries import load_queries
-from tests.integration.s3_server import Bucket, free_port
+from tests.integration.ray_head import free_port
+from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
 

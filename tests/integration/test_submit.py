@@ -3,18 +3,17 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import store
-from tests.integration.conftest import QUIET, RAY, ROOT, Finished, free_port, free_ports, wait_for_ray
+from tests.integration.conftest import Finished
+from tests.integration.ray_head import QUIET, RAY, ROOT, free_port, free_ports, ray_head
 from tests.integration.s3_server import Bucket
 
 pytestmark = pytest.mark.needs_ceph
@@ -26,32 +25,15 @@ S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
     """The dashboard of a head of its own."""
-    folder = Path(f"/tmp/rj{os.getpid()}")  # short: socket paths are limited to 107 characters
     port, web, agent, grpc, metrics, client = free_ports(6)
-    start = [
-        RAY, "start", "--head", f"--port={port}", "--num-cpus=3", f"--dashboard-port={web}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}",
-        f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}",
-        f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--block", "--disable-usage-stats",
-    ]  # fmt: skip
     # `python` of the cluster's image is the one with the dependencies
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
-    with Path(f"/tmp/rj{os.getpid()}.log").open("wb") as log:
-        head = subprocess.Popen(
-            start,
-            env={**os.environ, **QUIET, **TOKEN, "PATH": path},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        wait_for_ray(f"127.0.0.1:{port}", head)
+    with ray_head(
+        "--include-dashboard=true", f"--dashboard-port={web}", "--dashboard-host=127.0.0.1",
+        f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}",
+        f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}", port=port, PATH=path, **TOKEN,
+    ):  # fmt: skip
         yield f"http://127.0.0.1:{web}"
-    finally:
-        with suppress(ProcessLookupError):  # it never came up
-            os.killpg(head.pid, signal.SIGKILL)
-        head.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(dashboard: str, *args: object, folder: Path = ROOT, **environment: str) -> Finished:

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 
 
 @pytest.mark.timeout(400)

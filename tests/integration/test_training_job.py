@@ -12,7 +12,7 @@ import torch
 
 from actors.models.heads import load_heads
 from tests import tiny_models
-from tests.integration.conftest import QUIET, ROOT
+from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import read
 from tests.videos import X264, write_video
 

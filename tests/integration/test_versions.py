@@ -8,7 +8,7 @@ import time
 import pytest
 import ray
 
-from tests.integration.conftest import QUIET
+from tests.integration.ray_head import QUIET
 
 GOOD = {"query_id": "q", "kind": "find", "text": "a dog"}
 
