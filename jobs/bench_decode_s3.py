@@ -1,6 +1,6 @@
 """How much of an object is read to see one group of pictures, or one window: requests and bytes, cold and warm.
 
-Cold is the first look on this machine; warm is a later one, when what opening read has been kept (headers.py). Every
+Cold is the first look on this machine; warm is a later one, when what opening read has been kept (kept.py). Every
 HTTP request that the client sends is counted where it is sent, those of listing and retries included.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import av
 
 from jobs.corpus_recipes import run_ffmpeg
-from pipeline import headers, store
+from pipeline import kept, store
 from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.frames import FrameSize, Policy
 from pipeline.isolation import Reader
@@ -116,9 +116,9 @@ def _window_at(time_s: float) -> Row:
 
 def forget(file: Row) -> None:
     """Throw away what is kept of a video's header on this machine."""
-    folder = headers.folder()
-    for kept in folder.glob(f"{file['video_id']}-{file['version']}*") if folder else ():
-        kept.unlink(missing_ok=True)
+    folder = kept.folder()
+    for path in folder.glob(f"{file['video_id']}-{file['version']}*") if folder else ():
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -40,7 +40,6 @@ def resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     """
     from actors.models.tables import describe_router, describe_scorer, find_answerer
     from pipeline.compress import TOKEN_COMPRESSORS, check_settings, check_whole
-    from pipeline.compress.policy import describe_policy
     from pipeline.decode import DECODERS
     from pipeline.plugins import find
     from pipeline.reduce import AGGREGATORS
@@ -48,7 +47,8 @@ def resolve(config: JobConfig, queries: list[Any]) -> Resolved:
     from pipeline.select.fit import find_selector
     from pipeline.stages import route_queries
 
-    find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
+    if config.compress.compressor not in TOKEN_COMPRESSORS:  # looking up one that is there imports torch
+        find(TOKEN_COMPRESSORS, config.compress.compressor, "TOKEN_COMPRESSORS")
     check_settings(config.compress)
     find(DECODERS, config.decode.decoder, "DECODERS")
     find(SAMPLERS, config.window.sampler, "SAMPLERS")
@@ -69,8 +69,16 @@ def resolve(config: JobConfig, queries: list[Any]) -> Resolved:
         answerer=answerer,
         answerer_facts=facts,
         aggregate=find(AGGREGATORS, config.aggregator, "AGGREGATORS"),
-        policy=describe_policy(config.compress.policy) if config.compress.policy else "",
+        policy=_describe_policy(config.compress.policy),
     )
+
+
+def _describe_policy(folder: str) -> str:
+    if not folder:
+        return ""
+    from pipeline.compress.policy import describe_policy
+
+    return describe_policy(folder)
 
 
 def _check_budgets(config: JobConfig, queries: list[Any], facts: Any, selector: Any) -> None:

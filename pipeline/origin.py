@@ -3,7 +3,7 @@
     local file, object up to WHOLE_BYTES   the child gets the open file (one request for the object)
     larger object                          the child asks for what it reads, and says beforehand what it will read
 
-For the larger ones, what opening reads is kept on disk (headers.py). A container with an index then tells, without a
+For the larger ones, what opening reads is kept on disk (kept.py). A container with an index then tells, without a
 request, which bytes the wanted groups of pictures are, and each run of them is one request; without an index
 (mkv, ts) reading goes on in steps that grow while it stays near. Every byte is of the version that was listed.
 """
@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, contextmanager
 from operator import itemgetter
 
-from pipeline import headers, ranges
+from pipeline import kept, ranges
 from pipeline.errors import RowError
 from pipeline.ranges import Pinned
 
@@ -31,7 +31,7 @@ FIRST_BYTES = 256 * 2**10
 OPENING_READ_BYTES = 8 * 2**10
 """A container that is being opened is given no more after a jump, so that little but what it needs is kept."""
 MAX_OPENING_READS = 4096
-"""After so many, or headers.MAX_FILE_BYTES, what opening reads is kept no longer."""
+"""After so many, or kept.MAX_FILE_BYTES, what opening reads is kept no longer."""
 MOST_READS = 8
 """Times that a file may be read over for one answer: a search of its end and a pass from its beginning take 3."""
 SPARE_BYTES = 256 * 2**20
@@ -154,11 +154,11 @@ class LargeObject(Origin):
     def __init__(self, pinned: Pinned, name: str, error: type[RowError]) -> None:
         super().__init__(pinned, error)
         self._name = name
-        self._header = headers.load(name)
+        self._header = kept.load(name)
         self._is_opening = True
-        self._new: headers.Blocks = []
+        self._new: kept.Blocks = []
         """What opening read."""
-        self._room_bytes = headers.MAX_FILE_BYTES - sum(len(data) for _, data in self._header)
+        self._room_bytes = kept.MAX_FILE_BYTES - sum(len(data) for _, data in self._header)
         """What may still be kept."""
         self._spent_bytes = 0
         """What was fetched, a request counted as FIRST_BYTES at least."""
@@ -205,9 +205,9 @@ class LargeObject(Origin):
         self._is_opening = False
         self._ahead_bytes = FIRST_BYTES
         if self._new:
-            self._header = headers.merged([*self._header, *self._new])
+            self._header = kept.merged([*self._header, *self._new])
             self._new = []  # held twice no longer than needed
-            headers.save(self._name, self._header)
+            kept.save(self._name, self._header)
 
     def _run(self, position: int) -> tuple[int, int] | None:
         """Return the run of the plan that holds a byte, or as much of it as one request may have."""
@@ -251,8 +251,8 @@ class LargeObject(Origin):
         # mkv files have their index at the end, and read it after opening
         if not self._runs and stop == self.pinned.size_bytes and stop - start <= FIRST_BYTES:
             self._room_bytes -= stop - start
-            self._header = headers.merged([*self._header, piece])
-            headers.save(self._name, self._header)
+            self._header = kept.merged([*self._header, piece])
+            kept.save(self._name, self._header)
 
 
 def _cut(blocks: Iterable[tuple[int, bytes]], position: int, num_bytes: int) -> bytes:

@@ -1,17 +1,39 @@
 """Looking up an entry of a plug-in table, on the driver, before Ray starts.
 
-A table is a plain dict from a name to a function (or to a maker, where weights are owned). Outsiders name
-their own as `package.module:attribute`; nothing has to be registered anywhere.
+A table is a plain dict from a name to a function (or to a maker, where weights are owned); where entries need torch,
+a `Late` one. Outsiders name their own as `package.module:attribute`; nothing has to be registered anywhere.
 """
 
 import difflib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pipeline.errors import ConfigError
 
 Entry = TypeVar("Entry")
+
+
+class Late(Mapping[str, Entry]):
+    """A table of import paths `package.module:attribute`; an entry is imported when it is looked up.
+
+    Listing names imports nothing, so a run that names no model starts without torch, which takes two seconds to import.
+    """
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self._paths = paths
+
+    def __getitem__(self, name: str) -> Entry:
+        return pkgutil.resolve_name(self._paths[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
 
 def find(table: Mapping[str, Entry], name: str, table_name: str) -> Entry:

@@ -18,7 +18,17 @@ import torch
 from PIL import Image
 
 from actors.device import is_out_of_memory
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Cost, Device, Request, WindowView
+from actors.models import (
+    Answer,
+    Answerer,
+    AnswererEntry,
+    AnswererFacts,
+    Ask,
+    Cost,
+    Device,
+    Request,
+    WindowView,
+)
 from actors.models.answering import free_text, given, likeliest, refused, why_not
 from actors.models.any_processor import Parts, process, read_parts
 from actors.models.decoding import NOT_FINITE, end_tokens
@@ -87,6 +97,9 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
         ", ".join(sorted(FAMILIES)),
     )
     return AnyLlm(parts, model, config)
+
+
+ENTRY = AnswererEntry(describe, make)
 
 
 class AnyLlm:

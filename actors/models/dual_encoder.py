@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.models import Device, Floats, FrameScorer, ScorerFacts
+from actors.models import Device, Floats, FrameScorer, ScorerEntry, ScorerFacts
 from actors.models.loading import ModelFiles, fetch, load_model, read_config, read_preprocessing
 from pipeline.config import ScoreConfig
 from pipeline.errors import ModelError
@@ -75,6 +75,9 @@ def make(config: ScoreConfig, device: Device) -> FrameScorer:
     model = load_model("AutoModel", files, "float32", device)
     limit = getattr(model_config.text_config, "max_position_embeddings", tokenizer.model_max_length)
     return DualEncoder(files.name, model, tokenizer, images, min(limit, tokenizer.model_max_length))
+
+
+ENTRY = ScorerEntry(describe, make)
 
 
 class DualEncoder:

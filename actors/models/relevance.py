@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
+from actors.models import Answer, Answerer, AnswererEntry, AnswererFacts, Ask, Device, Request, WindowView
 from pipeline.budget import plan_evidence
 from pipeline.config import AnswerConfig, CompressConfig
 from pipeline.spans import find_spans
@@ -27,6 +27,9 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     """Return the answerer; there is nothing to load."""
     del config, compress, device
     return RelevanceAnswerer()
+
+
+ENTRY = AnswererEntry(describe, make)
 
 
 class RelevanceAnswerer:

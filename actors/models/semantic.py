@@ -26,7 +26,7 @@ from pipeline.config import JobConfig
 from pipeline.errors import AnswerError, ModelError
 from pipeline.methods import Method
 from pipeline.queries import Query
-from pipeline.route import Asked, Route, RouteFn, RouteManyFn
+from pipeline.route import Asked, Route, RouteManyFn
 
 METHOD_LLM = Method(
     source="VideoRouter (arXiv 2605.05848), its two classes, without training",
@@ -65,22 +65,6 @@ DEFINITIONS = (
 """The two classes as the paper defines them."""
 
 
-def plain(route: RouteFn, name: str) -> RouterEntry:
-    """Return the entry of a function that reads words and needs no model."""
-
-    def describe(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
-        """Return its name; it fits every job."""
-        del config, facts
-        return RouterFacts(name)
-
-    def make(config: JobConfig, device: Device) -> RouteManyFn:
-        """Return the function, question by question."""
-        del config, device
-        return lambda asked: [route(text, kind) for text, kind in asked]
-
-    return RouterEntry(describe, make)
-
-
 # --- llm: the model's own word ---------------------------------------------------------------------------
 
 
@@ -101,6 +85,9 @@ def make_llm(config: JobConfig, device: Device) -> RouteManyFn:
         ModelError: see `video_llm.make`.
     """
     return LabelRouter(_load(config, device))
+
+
+LLM = RouterEntry(describe_llm, make_llm)
 
 
 class LabelRouter:
@@ -185,6 +172,9 @@ def make_trained(config: JobConfig, device: Device) -> RouteManyFn:
         msg = f"trained heads {config.plan.heads!r} hold no semantic head; train one with `reelsift train routers`"
         raise ModelError(msg)
     return TrainedRouter(shadow, heads.semantic, heads.semantic_temperature)
+
+
+TRAINED = RouterEntry(describe_trained, make_trained)
 
 
 class TrainedRouter:

@@ -11,23 +11,12 @@ from actors.models import (
     RouterFacts,
     ScorerEntry,
     ScorerFacts,
-    any_llm,
-    dual_encoder,
-    embedded,
-    external,
-    image_router,
-    relevance,
-    semantic,
-    video_llm,
 )
-from actors.models.families import find_family
-from actors.models.loading import fetch, read_config
 from pipeline.config import AnswerConfig, JobConfig, ScoreConfig
 from pipeline.errors import ConfigError, JobError
 from pipeline.methods import Method
-from pipeline.plugins import find
-from pipeline.route import METHOD as RULES
-from pipeline.route import RouteFn, route_by_rules
+from pipeline.plugins import Late, find
+from pipeline.route import RouteFn, RouteManyFn, route_by_rules
 
 
 def describe_proposer(config: ScoreConfig) -> ScorerFacts:
@@ -49,43 +38,67 @@ def make_proposer(config: ScoreConfig, device: Device) -> FrameScorer:
     return find_proposer(config).make(config, device)
 
 
-FRAME_SCORERS: dict[str, ScorerEntry] = {
-    "embedded": ScorerEntry(embedded.describe, embedded.make),
-    "dual-encoder": ScorerEntry(dual_encoder.describe, dual_encoder.make),
-    "external": ScorerEntry(external.describe, external.make),
-    "early-layers": ScorerEntry(
-        describe_proposer, make_proposer, image_router.make_early_layers, image_router.describe_early_layers
-    ),
-    "trained": ScorerEntry(
-        describe_proposer, make_proposer, image_router.make_trained, image_router.describe_trained
-    ),
-}
+def plain(route: RouteFn, name: str) -> RouterEntry:
+    """Return the entry of a function that reads words and needs no model."""
 
-SCORER_METHODS: dict[str, Method] = {
-    "embedded": embedded.METHOD,
-    "dual-encoder": dual_encoder.METHOD,
-    "external": external.METHOD,
-    "early-layers": image_router.METHOD_EARLY_LAYERS,
-    "trained": image_router.METHOD_TRAINED,
-}
+    def describe(config: JobConfig, facts: AnswererFacts) -> RouterFacts:
+        """Return its name; it fits every job."""
+        del config, facts
+        return RouterFacts(name)
 
-ROUTERS: dict[str, RouterEntry] = {
-    "rules": semantic.plain(route_by_rules, "rules"),
-    "llm": RouterEntry(semantic.describe_llm, semantic.make_llm),
-    "trained": RouterEntry(semantic.describe_trained, semantic.make_trained),
-}
+    def make(config: JobConfig, device: Device) -> RouteManyFn:
+        """Return the function, question by question."""
+        del config, device
+        return lambda asked: [route(text, kind) for text, kind in asked]
 
-ROUTER_METHODS: dict[str, Method] = {
-    "rules": RULES,
-    "llm": semantic.METHOD_LLM,
-    "trained": semantic.METHOD_TRAINED,
-}
+    return RouterEntry(describe, make)
 
-ANSWERERS: dict[str, AnswererEntry] = {
-    "relevance": AnswererEntry(relevance.describe, relevance.make),
-    "video-llm": AnswererEntry(video_llm.describe, video_llm.make),
-    "any-llm": AnswererEntry(any_llm.describe, any_llm.make),
-}
+
+RULES = plain(route_by_rules, "rules")
+
+FRAME_SCORERS: Late[ScorerEntry] = Late(
+    {
+        "embedded": "actors.models.embedded:ENTRY",
+        "dual-encoder": "actors.models.dual_encoder:ENTRY",
+        "external": "actors.models.external:ENTRY",
+        "early-layers": "actors.models.image_router:EARLY_LAYERS",
+        "trained": "actors.models.image_router:TRAINED",
+    }
+)
+
+SCORER_METHODS: Late[Method] = Late(
+    {
+        "embedded": "actors.models.embedded:METHOD",
+        "dual-encoder": "actors.models.dual_encoder:METHOD",
+        "external": "actors.models.external:METHOD",
+        "early-layers": "actors.models.image_router:METHOD_EARLY_LAYERS",
+        "trained": "actors.models.image_router:METHOD_TRAINED",
+    }
+)
+
+ROUTERS: Late[RouterEntry] = Late(
+    {
+        "rules": "actors.models.tables:RULES",
+        "llm": "actors.models.semantic:LLM",
+        "trained": "actors.models.semantic:TRAINED",
+    }
+)
+
+ROUTER_METHODS: Late[Method] = Late(
+    {
+        "rules": "pipeline.route:METHOD",
+        "llm": "actors.models.semantic:METHOD_LLM",
+        "trained": "actors.models.semantic:METHOD_TRAINED",
+    }
+)
+
+ANSWERERS: Late[AnswererEntry] = Late(
+    {
+        "relevance": "actors.models.relevance:ENTRY",
+        "video-llm": "actors.models.video_llm:ENTRY",
+        "any-llm": "actors.models.any_llm:ENTRY",
+    }
+)
 
 
 def find_scorer(config: ScoreConfig) -> ScorerEntry:
@@ -162,7 +175,7 @@ def find_router(name: str) -> RouterEntry:
         if ":" not in name:
             raise
     functions: dict[str, RouteFn] = {"rules": route_by_rules}
-    return semantic.plain(find(functions, name, "ROUTERS"), name)
+    return plain(find(functions, name, "ROUTERS"), name)
 
 
 def describe_router(config: JobConfig, facts: AnswererFacts) -> tuple[RouterEntry, RouterFacts]:
@@ -196,5 +209,8 @@ def find_answerer(config: AnswerConfig) -> AnswererEntry:
     """
     if not config.model:
         return ANSWERERS["relevance"]
+    from actors.models.families import find_family
+    from actors.models.loading import fetch, read_config
+
     model_config = read_config(fetch(config.model, config.revision, weights=False))
     return ANSWERERS["video-llm" if find_family(config.model, model_config) else "any-llm"]

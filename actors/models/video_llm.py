@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from actors.device import halve_on_out_of_memory, is_out_of_memory, return_freed_memory, to_device
-from actors.models import Answer, Answerer, AnswererFacts, Ask, Device, Request, WindowView
+from actors.models import Answer, Answerer, AnswererEntry, AnswererFacts, Ask, Device, Request, WindowView
 from actors.models.batching import FRAMES_PER_CALL, Batch
 from actors.models.compressing import clip_of, compress_clip
 from actors.models.decoding import Language, Question, end_tokens
@@ -124,6 +124,9 @@ def make(config: AnswerConfig, compress: CompressConfig, device: Device) -> Answ
     if device == "cuda" or config.compile:
         llm.warm_up()
     return llm
+
+
+ENTRY = AnswererEntry(describe, make)
 
 
 class VideoLlm:

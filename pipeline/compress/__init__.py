@@ -1,39 +1,47 @@
 """Ways to bring a clip's visual tokens down to its plan."""
 
-from pipeline.compress import dtd, dtd_pixels, dycoke, none, policy, savemem, stream_ttm, tome, uniform
+from typing import TYPE_CHECKING
+
 from pipeline.config import CompressConfig
 from pipeline.errors import ConfigError
 from pipeline.methods import Method, Need
-from pipeline.tokens import CompressFn
+from pipeline.plugins import Late
 
-TOKEN_COMPRESSORS: dict[str, CompressFn] = {
-    "none": none.keep_whole,
-    "uniform": uniform.pool_to_plan,
-    "dycoke": dycoke.prune_similar,
-    "dtd": dtd.drop_like_before,
-    "dtd-pixels": dtd_pixels.drop_unchanged,
-    "evs": dtd.sample_video,
-    "policy": policy.keep_by_policy,
-    "savemem": savemem.drop_by_frame,
-    "stream-ttm": stream_ttm.prune_stream,
-    "tome": tome.merge_segments,
-}
+if TYPE_CHECKING:
+    from pipeline.tokens import CompressFn
 
-METHODS: dict[str, Method] = {
-    "none": none.METHOD,
-    "uniform": uniform.METHOD,
-    "dycoke": dycoke.METHOD,
-    "dtd": dtd.METHOD,
-    "dtd-pixels": dtd_pixels.METHOD,
-    "evs": dtd.EVS,
-    "policy": policy.METHOD,
-    "savemem": savemem.METHOD,
-    "stream-ttm": stream_ttm.METHOD,
-    "tome": tome.METHOD,
-}
+TOKEN_COMPRESSORS: Late["CompressFn"] = Late(
+    {
+        "none": "pipeline.compress.none:keep_whole",
+        "uniform": "pipeline.compress.uniform:pool_to_plan",
+        "dycoke": "pipeline.compress.dycoke:prune_similar",
+        "dtd": "pipeline.compress.dtd:drop_like_before",
+        "dtd-pixels": "pipeline.compress.dtd_pixels:drop_unchanged",
+        "evs": "pipeline.compress.dtd:sample_video",
+        "policy": "pipeline.compress.policy:keep_by_policy",
+        "savemem": "pipeline.compress.savemem:drop_by_frame",
+        "stream-ttm": "pipeline.compress.stream_ttm:prune_stream",
+        "tome": "pipeline.compress.tome:merge_segments",
+    }
+)
+
+METHODS: Late[Method] = Late(
+    {
+        "none": "pipeline.compress.none:METHOD",
+        "uniform": "pipeline.compress.uniform:METHOD",
+        "dycoke": "pipeline.compress.dycoke:METHOD",
+        "dtd": "pipeline.compress.dtd:METHOD",
+        "dtd-pixels": "pipeline.compress.dtd_pixels:METHOD",
+        "evs": "pipeline.compress.dtd:EVS",
+        "policy": "pipeline.compress.policy:METHOD",
+        "savemem": "pipeline.compress.savemem:METHOD",
+        "stream-ttm": "pipeline.compress.stream_ttm:METHOD",
+        "tome": "pipeline.compress.tome:METHOD",
+    }
+)
 
 
-def needs_of(compress: CompressFn) -> tuple[Need, ...]:
+def needs_of(compress: "CompressFn") -> tuple[Need, ...]:
     """Return what a compressor must be given beside tokens; nothing, if it is no entry of the table."""
     names = [name for name, entry in TOKEN_COMPRESSORS.items() if entry is compress]
     return METHODS[names[0]].needs if names else ()

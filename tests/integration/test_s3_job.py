@@ -12,7 +12,7 @@ import pytest
 from ray import cloudpickle
 
 from jobs.fault_proxy import Fault, FaultProxy
-from pipeline import headers, isolation, ledger, origin, rows, stages, store
+from pipeline import isolation, kept, ledger, origin, rows, stages, store
 from pipeline.config import DecodeConfig, WindowConfig
 from pipeline.frames import FrameSize
 from pipeline.isolation import Reader
@@ -181,9 +181,9 @@ def test_what_is_shipped_and_kept_and_handed_to_the_decoder_holds_no_secret(s3, 
     fs, _ = store.open_fs(s3.uri)
     for shipped in (reader, fs, stages.probe, stages.sample_window, lambda: stages.probe(reader, file)):
         _no_secret_in(s3, cloudpickle.dumps(shipped), shipped)
-    kept = list((headers.folder() or tmp_path).iterdir())
-    assert kept
-    for path in kept:
+    files = list((kept.folder() or tmp_path).iterdir())
+    assert files
+    for path in files:
         _no_secret_in(s3, path.read_bytes(), path)
     children = [Path(path).parent for path in _children(os.getpid())]
     assert children

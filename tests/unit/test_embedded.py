@@ -1,5 +1,8 @@
 """The embedded scorer with its real weights, on frames of a real video and on made-up pictures."""
 
+import tempfile
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from actors.models.embedded import EmbeddedScorer
 from actors.models.embedded_image import SIDE_PX
 from actors.models.embedded_text import prompts
 from jobs.demo import collect_clips
+from pipeline import kept
 from pipeline.config import ScoreConfig
 from pipeline.errors import ConfigError, ModelError
 
@@ -137,13 +141,28 @@ def test_other_frame_sizes_are_refused(scorer: EmbeddedScorer) -> None:
         scorer.embed_frames(np.zeros((1, 224, 224, 3), np.uint8))
 
 
-def test_foreign_weights_are_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_weights_are_a_model_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # nothing was made of the right ones there
+
     def foreign(*_args: object, **_kwargs: object) -> dict[str, torch.Tensor]:
         return {"layer.weight": torch.zeros(1)}
 
     monkeypatch.setattr(torch, "load", foreign)
     with pytest.raises(ModelError, match="does not hold EfficientNet-lite0"):
         EmbeddedScorer()
+
+
+def test_the_kept_network_is_the_one_made_of_the_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = embedded._image_model()
+    [path] = (kept.folder() or tmp_path).iterdir()
+    monkeypatch.setattr(torch, "load", None)
+    assert embedded._image_model() == made
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(TypeError, match="not callable"):  # a torn one is made anew
+        embedded._image_model()
 
 
 def test_region_weights_are_means() -> None:

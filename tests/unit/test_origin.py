@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import headers, ranges
+from pipeline import kept, ranges
 from pipeline.errors import DecodeError
 from pipeline.listing import list_videos
 from pipeline.origin import LargeObject, open_origin
@@ -95,7 +95,7 @@ def test_jumping_from_fragment_to_fragment_is_not_a_request_each(
         source.read(position, 64 * KIB)
     source.opened()
     assert len(asked) <= 6
-    assert ((headers.folder() or Path()) / "v-1").stat().st_size < 3_000_000
+    assert ((kept.folder() or Path()) / "v-1").stat().st_size < 3_000_000
     asked.clear()
     again = large()
     for position in range(0, SIZE_BYTES, fragment_bytes):
@@ -122,11 +122,11 @@ def test_what_is_kept_of_opening_is_bounded_in_bytes(
     asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is left out is still read rightly."""
-    monkeypatch.setattr(headers, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(kept, "MAX_FILE_BYTES", 2**20)
     first = large()
     read_all(first, 0, SIZE_BYTES)
     first.opened()
-    path = (headers.folder() or Path()) / "v-1"
+    path = (kept.folder() or Path()) / "v-1"
     assert 2**20 - 64 * KIB <= path.stat().st_size <= 2**20 + 1000
     asked.clear()
     second = large()
@@ -138,13 +138,13 @@ def test_what_is_kept_of_opening_is_bounded_in_bytes(
 
 def test_opening_holds_little_more_memory_than_it_keeps(asked: list[tuple[int, int]]) -> None:
     source = large()
-    read_all(source, 0, headers.MAX_FILE_BYTES)
+    read_all(source, 0, kept.MAX_FILE_BYTES)
     tracemalloc.start()
     source.opened()
     _, most_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(asked) > 1
-    assert most_bytes < 1.2 * headers.MAX_FILE_BYTES
+    assert most_bytes < 1.2 * kept.MAX_FILE_BYTES
 
 
 @pytest.mark.parametrize("has_plan", [False, True])
@@ -239,7 +239,7 @@ def test_a_small_object_is_one_request(asked: list[tuple[int, int]]) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file)
     assert asked == [(0, pinned.size_bytes)]
-    assert not list((headers.folder() or Path()).iterdir())
+    assert not list((kept.folder() or Path()).iterdir())
 
 
 def test_a_fetch_that_goes_on_after_it_was_broken_off_writes_into_no_other_file(

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.plugins import find
+from pipeline.plugins import Late, find
 
 TABLE = {"uniform": len, "dycoke": sum}
 
@@ -26,3 +26,12 @@ def test_a_miss_names_the_table_the_entries_and_the_nearest():
 def test_an_import_path_that_leads_nowhere_is_a_config_error(path):
     with pytest.raises(ConfigError, match="cannot import"):
         find(TABLE, path, "TOKEN_COMPRESSORS")
+
+
+def test_a_late_table_imports_only_what_is_looked_up():
+    table: Late[object] = Late({"here": "math:sqrt", "not": "no.such.module:entry"})
+    assert list(table) == ["here", "not"]
+    assert "not" in table
+    assert find(table, "here", "TABLE") is math.sqrt
+    with pytest.raises(ModuleNotFoundError, match="no"):
+        table["not"]

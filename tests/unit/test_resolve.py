@@ -1,5 +1,9 @@
 """What is looked up before a job starts, and what is refused."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from jobs.resolve import resolve
@@ -76,3 +80,21 @@ def test_a_plan_that_the_compressor_cannot_follow():
     with pytest.raises(ConfigError, match=r"--plan\.scale-global 1"):
         JobConfig(compress=CompressConfig(compressor="none"))
     JobConfig(compress=CompressConfig(compressor="none"), plan=PlanConfig(scale_global=1, scale_background=1))
+
+
+def test_without_a_model_neither_driver_nor_scorer_imports_torch(tmp_path):
+    """But for the first scorer on a machine, which makes a network of torch's weights."""
+    program = """if True:
+        import sys
+        from jobs.resolve import resolve
+        from pipeline.config import JobConfig, ScoreConfig
+        from pipeline.queries import one_query
+        found = resolve(JobConfig(), [one_query("a dog")])
+        print({"torch", "transformers"} & sys.modules.keys())
+        found.scorer.make(ScoreConfig(), "cpu")
+        print({"torch", "transformers"} & sys.modules.keys())
+    """
+    command, environment = [sys.executable, "-c", program], {**os.environ, "TMPDIR": str(tmp_path)}
+    for scorer_needs in ("{'torch'}", "set()"):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.stdout == f"set()\n{scorer_needs}\n", done.stderr

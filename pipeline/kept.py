@@ -1,8 +1,9 @@
-"""What opening a large object reads, kept on this machine's disk: its windows then need not read it again.
+"""What is costly to get again, kept on this machine's disk: how large objects open, a network made of its weights.
 
 The index of an mp4 file of an hour is 1.1 MB and must be read to find any picture; windows of one file are worked on
-by many tasks. Files here are named by the object's version and carry a digest, so a stale, torn or foreign one is
-never used; the oldest go when there are too many bytes. Losing the folder costs a few requests, nothing else.
+by many tasks. Files here are named by what their content depends on, the object's version say, and carry a digest, so
+a stale, torn or foreign one is never used; the oldest go when there are too many bytes. Losing the folder costs a few
+requests or seconds, nothing else.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 
 Blocks = list[tuple[int, bytes]]
-"""Position in the object and the bytes there, sorted, apart from each other."""
+"""Position in the object and the bytes there, sorted, apart from each other; of what is kept whole, one at 0."""
 
 MAX_FILE_BYTES = 32 * 2**20
 MAX_FOLDER_BYTES = 2**30
@@ -32,7 +33,7 @@ _left_bytes = 0
 def folder() -> Path | None:
     """Return the folder of this user, None when another user has taken its name or may write in it."""
     with contextlib.suppress(OSError):
-        path = Path(tempfile.gettempdir()) / f"reelsift-headers-{os.getuid()}"
+        path = Path(tempfile.gettempdir()) / f"reelsift-kept-{os.getuid()}"
         with contextlib.suppress(OSError):
             path.mkdir(mode=0o700)
         status = path.lstat()
