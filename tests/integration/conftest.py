@@ -6,11 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.ray_head import QUIET, ROOT, ray_head
-from tests.integration.s3_server import S3Server
+
+if TYPE_CHECKING:  # pytest rewrites a plug-in that nobody has imported
+    from tests.integration.s3_server import S3Server
 
 pytest_plugins = ["tests.integration.s3_server"]
 
@@ -23,7 +26,7 @@ def ray_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3_ray_address(s3_server: S3Server) -> Iterator[str]:
+def s3_ray_address(s3_server: "S3Server") -> Iterator[str]:
     """Another, whose workers reach the S3 server: what they need for that stands in the environment of a head."""
     with ray_head(**s3_server.environment) as address:
         yield address
