@@ -24,8 +24,8 @@ check: $(STAMP) ## lint, format, types, architecture
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check ## check, then all tests
-	$(BIN)/python -m pytest
+test: check ## check, then all tests, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: $(STAMP) ## answer questions over a few real clips and show the hits
 	$(BIN)/python -m jobs.demo

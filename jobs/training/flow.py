@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
 import ray
 import ray.data
 import ray.train
@@ -20,9 +19,11 @@ from jobs.flow import DECODING, LIGHT, actors, on_rows
 from jobs.parts import as_staged
 from jobs.placement import Seat
 from jobs.training.labeller import Labeller
+from jobs.training.look import found_only
 from jobs.training.loop import read_checkpoint
+from jobs.training.parts import read_states
 from jobs.training.settings import PolicyConfig, RoutersConfig
-from jobs.training.states import StateReader, read_states
+from jobs.training.states import StateReader
 from jobs.training.tables import LOOKED
 from pipeline.errors import ConfigError, JobError
 from pipeline.rows import Row
@@ -64,16 +65,7 @@ def _looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
 
 def looked(groups: Sequence[Row], look: Callable[[Row], Row]) -> Dataset:
     """Groups (tables.GROUP) -> the same with frames (tables.LOOKED), in order; lost videos are left out."""
-    return _looked(groups, look).map_batches(_seen, **LIGHT)
-
-
-def _seen(table: pa.Table) -> pa.Table:
-    """Return the rows without an error."""
-    errors: list[str] = table.column("error_type").to_pylist()
-    for video, error in zip(table.column("video").to_pylist(), errors, strict=True):
-        if error:
-            logger.warning("%s is not trained on: %s", video, error)
-    return table.filter(pa.array([not error for error in errors], pa.bool_()))
+    return _looked(groups, look).map_batches(found_only, **LIGHT)
 
 
 def rows_for(head: str, split: str, folder: str, names: Sequence[str]) -> Dataset:

@@ -21,7 +21,7 @@ from jobs.training import parts
 from jobs.training.look import look_to_label
 from jobs.training.questions import Question, read_questions
 from jobs.training.settings import LabelConfig, fingerprint
-from jobs.training.states import TRAIN, split_of
+from jobs.training.splits import TRAIN, split_of
 from jobs.training.tables import FLR, QTR
 from pipeline import rows, store
 from pipeline.compress import check_settings

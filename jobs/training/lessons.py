@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.training import parts
 from jobs.training.settings import JointConfig, PolicyConfig, RoutersConfig
-from jobs.training.states import DEV, TRAIN, split_of
+from jobs.training.splits import DEV, TRAIN, split_of
 from pipeline import store
 from pipeline.budget import Plan, RouteName, plan_tokens
 from pipeline.errors import ConfigError

@@ -1,12 +1,14 @@
 """Looking at a video at the times that matter to some questions, at the sizes that models want."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline import rows, store
 from pipeline.errors import DecodeError, ProbeError
@@ -15,6 +17,8 @@ from pipeline.isolation import Reader
 from pipeline.listing import version, video_id
 from pipeline.rows import Row
 from pipeline.stages import PTS_TOLERANCE_S
+
+logger = logging.getLogger(__name__)
 
 
 def find_video(videos: str, path: str) -> Row:
@@ -101,3 +105,12 @@ def look_again(reader: Reader, videos: str, size: FrameSize, group: Row) -> Row:
         )
         raise DecodeError(msg)
     return {"duration_s": facts["duration_s"], "pts_s": times_s, "pixels": rows.pack(frames.data_NHWC)}
+
+
+def found_only(table: pa.Table) -> pa.Table:
+    """Return the groups whose video could be looked at."""
+    errors: list[str] = table.column("error_type").to_pylist()
+    for video, error in zip(table.column("video").to_pylist(), errors, strict=True):
+        if error:
+            logger.warning("%s is not trained on: %s", video, error)
+    return table.filter(pa.array([not error for error in errors], pa.bool_()))

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.training.tables import STATES
 from pipeline import rows, store
 from pipeline.rows import Row
 
@@ -76,3 +77,14 @@ def scan(folder: str, parts: Sequence[str], columns: Sequence[str] | None = None
     """Yield the rows of parts, part by part."""
     for part in parts:
         yield from rows.to_rows(read(folder, part, columns))
+
+
+def read_states(folder: str, head: str, split: str, table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the states of one head and split that some parts hold, a few rows at a time; for Ray Data's map_batches."""
+    yield STATES.empty_table()  # also where there are none
+    for part in table.column("part").to_pylist():
+        for group in groups(folder, part):
+            columns = (group.column(name).to_pylist() for name in ("head", "split", "error_type"))
+            wanted = [values == (head, split, "") for values in zip(*columns, strict=True)]
+            if any(wanted):
+                yield group.filter(pa.array(wanted)).cast(STATES)

@@ -26,7 +26,7 @@ from jobs.training.label import FACTS_FILE
 from jobs.training.look import look_again
 from jobs.training.loop import Spec, make_head, train_head
 from jobs.training.settings import RoutersConfig, StageConfig, fingerprint
-from jobs.training.states import DEV, TEST, TRAIN
+from jobs.training.splits import DEV, TEST, TRAIN
 from pipeline import store
 from pipeline.config import JobConfig, WindowConfig
 from pipeline.errors import ConfigError, ModelError

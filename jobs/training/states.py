@@ -5,9 +5,8 @@ Source: VideoRouter (arXiv 2605.05848): stages 1 and 2 train heads on a frozen l
 Shape letters: N frames, D hidden size.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from actors.models.shadow import Shadow
 from actors.models.video_llm import FrameFeatures, VideoLlm
 from jobs.training import parts
 from jobs.training.settings import RoutersConfig
+from jobs.training.splits import split_of
 from jobs.training.tables import STATES
 from pipeline import rows
 from pipeline.config import CompressConfig
@@ -27,20 +27,7 @@ from pipeline.errors import AnswerError, FatalWorkerError, JobError, ModelError
 from pipeline.guard import bug
 from pipeline.rows import Row
 
-TRAIN, DEV, TEST = "train", "dev", "test"
-SPLITS = {
-    "train": TRAIN, "training": TRAIN, "dev": DEV, "val": DEV, "valid": DEV, "validation": DEV, "test": TEST,
-}  # fmt: skip
-"""Names of splits; rows of any other are not used, like those of `test`."""
 COLUMNS = {"global": GLOBAL, "fragment": FRAGMENT}
-
-
-def split_of(split: str, video: str, dev_share: float) -> str:
-    """Return train, dev or test: as the row says, else by the video, so that no video is in two of them."""
-    if split:
-        return SPLITS.get(split.lower(), TEST)
-    share = int(hashlib.sha256(video.encode()).hexdigest()[:8], 16) / 16**8
-    return DEV if share < dev_share else TRAIN
 
 
 class StateReader:
@@ -112,14 +99,3 @@ class StateReader:
 
 def _packed(states: Any) -> Row:
     return rows.pack(states.float().cpu().numpy().astype(np.float32))
-
-
-def read_states(folder: str, head: str, split: str, table: pa.Table) -> Iterator[pa.Table]:
-    """Yield the states of one head and split that some parts hold, a few rows at a time; for Ray Data's map_batches."""
-    yield STATES.empty_table()  # also where there are none
-    for part in table.column("part").to_pylist():
-        for group in parts.groups(folder, part):
-            columns = (group.column(name).to_pylist() for name in ("head", "split", "error_type"))
-            wanted = [values == (head, split, "") for values in zip(*columns, strict=True)]
-            if any(wanted):
-                yield group.filter(pa.array(wanted)).cast(STATES)

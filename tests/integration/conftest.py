@@ -17,6 +17,14 @@ if TYPE_CHECKING:  # pytest rewrites a plug-in that nobody has imported
 
 pytest_plugins = ["tests.integration.s3_server"]
 
+LONGEST = ("test_training_job.py", "test_chaos.py", "test_lease.py", "test_new_questions.py", "test_bad_input.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: where files are shared out among processes, short ones should come last."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:

@@ -14,10 +14,11 @@ from jobs.training.label import flr_row, label, qtr_row, vote, write_labels
 from jobs.training.labeller import judge, read_question
 from jobs.training.look import find_video, times_to_see
 from jobs.training.loop import join, mixed
+from jobs.training.parts import read_states
 from jobs.training.questions import Question, read_questions
 from jobs.training.routers import read_labels
 from jobs.training.settings import LabelConfig, RoutersConfig, fingerprint
-from jobs.training.states import read_states, split_of
+from jobs.training.splits import split_of
 from jobs.training.tables import PROBED, STATES
 from pipeline import rows
 from pipeline.config import AnswerConfig, CompressConfig, PoolConfig
