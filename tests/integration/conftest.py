@@ -17,7 +17,13 @@ if TYPE_CHECKING:  # pytest rewrites a plug-in that nobody has imported
 
 pytest_plugins = ["tests.integration.s3_server"]
 
-LONGEST = ("test_training_job.py", "test_chaos.py", "test_lease.py", "test_new_questions.py", "test_bad_input.py")
+LONGEST = (
+    "test_training_job.py",
+    "test_chaos.py",
+    "test_lease.py",
+    "test_new_questions.py",
+    "test_bad_input.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -102,7 +102,7 @@ def test_of_a_bucket_only_evidence_is_read(s3: Bucket, reelsift_on_s3, tmp_path)
         ("ask", "out", asked),
     ):
         run = reelsift_on_s3("answer", source, write(tmp_path / "q.jsonl", queries), store.join(s3.uri, out),
-                             "--recipe", "world")  # fmt: skip
+                             "--recipe", "world", "--plan.router", "rules")  # fmt: skip
         assert run.code == 0, run.err
         done[name] = run.json["this_run"]
     assert done["ask"]["windows_from_index"] == done["ask"]["windows"] > 0
