@@ -9,6 +9,7 @@ Torch is imported where it is needed: an actor whose model does without is spare
 import ctypes
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def exit_on_poisoned_cuda() -> Generator[None]:
     """
     try:
         yield
-    except (_poison(), FatalWorkerError) as error:
+    except (*_poison(), FatalWorkerError) as error:
         logger.critical("this process cannot go on, exiting so that it is replaced: %s", _first_line(error))
         logging.shutdown()
         os._exit(1)
@@ -203,11 +204,10 @@ def poisoned_is_fatal() -> Generator[None]:
         raise FatalWorkerError(_first_line(error)) from error
 
 
-def _poison() -> type[Exception]:
-    """Return what torch raises then; an `except` asks for it when there is an error."""
-    import torch
-
-    return torch.AcceleratorError
+def _poison() -> tuple[type[Exception], ...]:
+    """Return what torch raises then, nothing where it is not loaded; an `except` asks for it when there is an error."""
+    torch = sys.modules.get("torch")
+    return (torch.AcceleratorError,) if torch else ()
 
 
 def load_error(model: str, doing: str, error: Exception) -> ModelError:

@@ -2,8 +2,8 @@
 
 The index of an mp4 file of an hour is 1.1 MB and must be read to find any picture; windows of one file are worked on
 by many tasks. Files here are named by what their content depends on, the object's version say, and carry a digest, so
-a stale, torn or foreign one is never used; the oldest go when there are too many bytes. Losing the folder costs a few
-requests or seconds, nothing else.
+a stale, torn or foreign one is never used; the longest unused go when there are too many bytes. Losing the folder
+costs a few requests or seconds, nothing else.
 """
 
 import contextlib
@@ -54,6 +54,8 @@ def load(name: str) -> Blocks:
     digest, kept = data[:DIGEST_BYTES], memoryview(data)[DIGEST_BYTES:]
     if digest != _digest(name, kept):
         return []
+    with contextlib.suppress(OSError):
+        os.utime(here / name)
     end = data.index(b"\n", DIGEST_BYTES) - DIGEST_BYTES
     blocks: Blocks = []
     at = end + 1
@@ -90,7 +92,7 @@ def _digest(name: str, *parts: bytes | memoryview) -> bytes:
 
 
 def _make_room(here: Path, num_bytes: int) -> None:
-    """Delete the oldest files until the folder is small enough; now and then only, it takes a look at each file."""
+    """Delete the longest unused files until the folder is small enough; looks now and then only, at each file."""
     global _left_bytes  # noqa: PLW0603
     _left_bytes -= max(num_bytes, LEAST_BYTES)
     if _left_bytes >= 0:

@@ -1,7 +1,8 @@
 """Looking up an entry of a plug-in table, on the driver, before Ray starts.
 
-A table is a plain dict from a name to a function (or to a maker, where weights are owned); where entries need torch,
-a `Late` one. Outsiders name their own as `package.module:attribute`; nothing has to be registered anywhere.
+A table is a plain dict from a name to a function (or to a maker, where weights are owned); a `Late` one where entries
+need torch and a run without a model looks at it. Outsiders name their own as `package.module:attribute`; nothing has
+to be registered anywhere.
 """
 
 import difflib

@@ -160,17 +160,18 @@ def settle(folder: str) -> None:
 
 
 def num_rows(uri: str, lists: str = "") -> int:
-    """Return how many rows a Parquet file has, or how many entries its column of lists, none empty; by its footer."""
+    """Return how many rows a Parquet file has, or how many entries its column of lists, none empty; by its footer.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     fs, path = open_fs(uri)
-    with fs.open(path, "rb") as file:
+    with explained("read", uri), fs.open(path, "rb") as file:
         found = pq.ParquetFile(file).metadata
     if not lists:
         return found.num_rows
-    chunks = (
-        found.row_group(group).column(column)
-        for group in range(found.num_row_groups)
-        for column in range(found.num_columns)
-    )
+    groups = map(found.row_group, range(found.num_row_groups))
+    chunks = (group.column(column) for group in groups for column in range(group.num_columns))
     return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{lists}."))
 
 

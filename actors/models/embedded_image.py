@@ -8,6 +8,7 @@ Shape letters: H W pixels, G cells of the feature map, R regions, F features, K 
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,18 @@ def region_weights() -> Floats:
     for weights_YX, (top, left, size) in zip(weights_RYX, boxes, strict=True):
         weights_YX[top : top + size, left : left + size] = 1 / size**2
     return weights_RYX.reshape(len(boxes), -1)
+
+
+def read_model(path: Path) -> bytes:
+    """Return `model_bytes` of the weights in a file; imports torch, which takes seconds and 150 MB.
+
+    Raises:
+        KeyError: the weights are not those of EfficientNet-lite0.
+    """
+    import torch
+
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return model_bytes({name: tensor.numpy() for name, tensor in weights.items()})
 
 
 def model_bytes(weights: Mapping[str, Floats]) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.ray_head import QUIET, ROOT, ray_head
+from tests.integration.ray_head import QUIET, ROOT, Head, ray_head
 
 if TYPE_CHECKING:  # pytest rewrites a plug-in that nobody has imported
     from tests.integration.s3_server import S3Server
@@ -27,23 +27,33 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest: where files are shared out among processes, short ones should come last."""
+    """Begin with the longest: where files are shared out among processes, short ones should come last.
+
+    Tests of other folders stay before them: some want no Ray below their process.
+    """
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    here = Path(__file__).parent
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)) if item.path.parent == here else -1)
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def shared_head() -> Iterator[Head]:
     """A Ray head with three logical CPUs that outlives the drivers which come and die."""
-    with ray_head() as address:
-        yield address
+    with ray_head() as head:
+        yield head
+
+
+@pytest.fixture(scope="session")
+def ray_address(shared_head: Head) -> str:
+    """Where it is."""
+    return shared_head.address
 
 
 @pytest.fixture(scope="session")
 def s3_ray_address(s3_server: "S3Server") -> Iterator[str]:
     """Another, whose workers reach the S3 server: what they need for that stands in the environment of a head."""
-    with ray_head(**s3_server.environment) as address:
-        yield address
+    with ray_head(**s3_server.environment) as head:
+        yield head.address
 
 
 class Finished:
@@ -70,7 +80,7 @@ def reelsift_on_s3(s3_ray_address: str) -> Callable[..., Finished]:
 
 
 def _on(address: str) -> Callable[..., Finished]:
-    def run(*args: object, timeout: float = 150, **environment: str) -> Finished:
+    def run(*args: object, timeout: float = 300, **environment: str) -> Finished:
         command = [sys.executable, "-m", "jobs", *map(str, args)]
         merged = {**os.environ, **QUIET, "RAY_ADDRESS": address, **environment}
         return Finished(

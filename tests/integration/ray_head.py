@@ -9,8 +9,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,9 +27,21 @@ QUIET = {
 }
 
 
+OF_THE_USER = ("AWS_PROFILE", "AWS_SESSION_TOKEN")
+"""Variables of who runs the tests that would go before those of a test's own server."""
+
+
+class Head(NamedTuple):
+    """A running head."""
+
+    address: str
+    folder: Path
+    """Where it keeps its sessions."""
+
+
 @contextmanager
-def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[str]:
-    """Start a head with three logical CPUs and no dashboard, in an environment of its own; yield its address.
+def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]:
+    """Start a head with three logical CPUs and no dashboard, in an environment of its own.
 
     Who needs further ports finds them all at once, `port` among them: one that nobody holds is given twice.
     """
@@ -36,29 +49,31 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[str]:
     port = port or free_port()
     start = [RAY, "start", "--head", f"--port={port}", "--num-cpus=3", "--include-dashboard=false",
              f"--temp-dir={folder}", "--block", "--disable-usage-stats", *options]  # fmt: skip
+    merged = (
+        {name: value for name, value in os.environ.items() if name not in OF_THE_USER} | QUIET | environment
+    )
     with folder.with_suffix(".log").open("wb") as log:
-        head = subprocess.Popen(
-            start, env={**os.environ, **QUIET, **environment}, stdout=log, stderr=log, start_new_session=True
-        )
+        head = subprocess.Popen(start, env=merged, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait(port, head)
-        yield f"127.0.0.1:{port}"
+        _wait(port, head, log.name)
+        yield Head(f"127.0.0.1:{port}", folder)
     finally:
-        os.killpg(head.pid, signal.SIGKILL)  # the whole session: raylet, store and workers
+        with suppress(ProcessLookupError):  # it never came up
+            os.killpg(head.pid, signal.SIGKILL)  # the whole session: raylet, store and workers
         head.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(port: int, head: subprocess.Popen[bytes]) -> None:
+def _wait(port: int, head: subprocess.Popen[bytes], log: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert head.poll() is None, f"ray start ended with {head.returncode}"
+        assert head.poll() is None, f"ray start ended with {head.returncode}: {log}"
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 time.sleep(1)
                 return
         time.sleep(0.2)
-    pytest.fail(f"no Ray at port {port} after 60 s")
+    pytest.fail(f"no Ray at port {port} after 60 s: {log}")
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 Each costs its video a reasoned failure; in a job it is one failed answer per question, tried a known number of times.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from pipeline import isolation
 from pipeline.errors import DecodeError
 from tests import videos
+from tests.integration.ray_head import Head
 from tests.integration.results import comparable, read
 from tests.reading import children, is_locked, look, named, reader
 
@@ -52,17 +52,17 @@ def archive(tmp_path) -> Path:
     return folder
 
 
-def breaks_in_logs() -> Counter[str]:
-    """How often a child broke, by kind of file: the workers' logs of this folder's Ray."""
+def breaks_in_logs(head: Head, archive: Path) -> Counter[str]:
+    """How often a child broke, by kind of file: the logs of Ray's workers."""
     found: Counter[str] = Counter()
-    for log in Path(f"/tmp/rs{os.getpid()}/session_latest/logs").glob("worker-*.err"):
+    for log in head.folder.glob("session_latest/logs/worker-*.err"):
         for line in log.read_text(errors="replace").splitlines():
-            if ": its decoder broke: " in line:
+            if ": its decoder broke: " in line and str(archive) in line:
                 found[Path(line.partition(".mp4:")[0]).name] += 1
     return found
 
 
-def test_files_that_break_their_decoder(reelsift, archive, ask, tmp_path):
+def test_files_that_break_their_decoder(shared_head, reelsift, archive, ask, tmp_path):
     out = tmp_path / "out"
     done = reelsift("answer", archive, ask(*QUERIES), out, *SETTINGS)
     assert done.code == 0, done.err
@@ -80,7 +80,7 @@ def test_files_that_break_their_decoder(reelsift, archive, ask, tmp_path):
     for kind in GOOD:
         assert all(row["error_type"] == "" and row["frames_seen"] == 2 for row in answers[kind]), kind
 
-    assert breaks_in_logs() == dict.fromkeys(TRIED_TWICE, 2)
+    assert breaks_in_logs(shared_head, archive) == dict.fromkeys(TRIED_TWICE, 2)
     [quarantine] = (out / "_run").glob("*/quarantine")
     noted = {path.name.partition("-")[0] for path in quarantine.glob("*.json")}
     assert noted == {row["video_id"] for kind in TRIED_TWICE for row in answers[kind]}
@@ -89,7 +89,9 @@ def test_files_that_break_their_decoder(reelsift, archive, ask, tmp_path):
     again = reelsift("answer", archive, ask(*QUERIES), out, *SETTINGS)
     assert again.code == 0, again.err
     assert "nothing to do" in again.err
-    assert breaks_in_logs() == dict.fromkeys(TRIED_TWICE, 2), "a second run tries nothing again"
+    assert breaks_in_logs(shared_head, archive) == dict.fromkeys(TRIED_TWICE, 2), (
+        "a second run tries nothing again"
+    )
     assert before == {table: comparable(out, table) for table in before}
 
 

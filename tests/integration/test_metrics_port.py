@@ -31,8 +31,8 @@ def head():
     """A Ray head with a metrics port that is known: its address, and where to scrape."""
     port, metrics_port = free_ports(2)
     options = (f"--metrics-export-port={metrics_port}", "--labels=role=decode")
-    with ray_head(*options, port=port, RAY_metrics_report_interval_ms="1000") as address:
-        yield address, f"http://127.0.0.1:{metrics_port}/metrics"
+    with ray_head(*options, port=port, RAY_metrics_report_interval_ms="1000") as head:
+        yield head.address, f"http://127.0.0.1:{metrics_port}/metrics"
 
 
 def scrape(url):

@@ -110,14 +110,15 @@ def test_the_folder_is_looked_through_now_and_then_only(here: Path, monkeypatch:
     assert looks == [here] * 3
 
 
-def test_the_oldest_make_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_unused_make_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         kept.save(f"v-{number}", [(0, bytes(1000))])
         os.utime(here / f"v-{number}", (number, number))
+    assert kept.load("v-0")
     monkeypatch.setattr(kept, "MAX_FOLDER_BYTES", 2500)
     monkeypatch.setattr(kept, "_left_bytes", 0)
     kept.save("v-9", [(0, bytes(1000))])
-    assert sorted(path.name for path in here.iterdir()) == ["v-3", "v-9"]
+    assert sorted(path.name for path in here.iterdir()) == ["v-0", "v-9"]
 
 
 def test_many_write_the_same_and_none_reads_half() -> None:

@@ -86,12 +86,15 @@ def test_without_a_model_neither_driver_nor_scorer_imports_torch(tmp_path):
     """But for the first scorer on a machine, which makes a network of torch's weights."""
     program = """if True:
         import sys
+        import jobs.answer, jobs.estimate, jobs.flow, jobs.routing
+        from actors.scorer import Scorer
         from jobs.resolve import resolve
         from pipeline.config import JobConfig, ScoreConfig
         from pipeline.queries import one_query
-        found = resolve(JobConfig(), [one_query("a dog")])
+        queries = [one_query("a dog")]
+        found = resolve(JobConfig(), queries)
         print({"torch", "transformers"} & sys.modules.keys())
-        found.scorer.make(ScoreConfig(), "cpu")
+        Scorer(found.scorer.make, ScoreConfig(), queries, "cpu")
         print({"torch", "transformers"} & sys.modules.keys())
     """
     command, environment = [sys.executable, "-c", program], {**os.environ, "TMPDIR": str(tmp_path)}
