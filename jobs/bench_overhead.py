@@ -65,18 +65,13 @@ class Arguments:
     """Markdown file to write; the default is named after the machine and the day, in docs/benchmarks/."""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One way through one archive."""
+@dataclass(kw_only=True)
+class Turn(family.Use):
+    """One way through one archive, and what it used."""
 
     way: str
     archive: str
     windows: int
-    wall_s: float
-    cpu_s: float
-    foreign_cores: float
-    cpu_s_of: dict[str, float]
-    memory_mb: dict[str, list[float]]
     streams: list[dict[str, Any]]
     """What Ray says of each stream; empty for the loop."""
 

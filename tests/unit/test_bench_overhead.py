@@ -1,15 +1,26 @@
 """Figures of the overhead bench from made-up turns."""
 
+from dataclasses import asdict
+
 import pytest
 
 from jobs.bench_overhead import Turn, compare
+from jobs.family import Use
 
 
 def turn(
     way: str, archive: str, wall_s: float, cpu_s: float, worker_mb: float, store_mb: float = 0.0
 ) -> Turn:
     streams = [{"store_mb": store_mb, "spilled_mb": 0.0}] if way == "ray" else []
-    return Turn(way, archive, 9, wall_s, cpu_s, 0.5, {}, {"task worker": [worker_mb, 1.0]}, streams)
+    return Turn(
+        wall_s=wall_s, cpu_s=cpu_s, foreign_cores=0.5, memory_mb={"task worker": [worker_mb, 1.0]},
+        way=way, archive=archive, windows=9, streams=streams,
+    )  # fmt: skip
+
+
+def test_a_turn_holds_all_that_is_known_of_a_command() -> None:
+    use = asdict(Use(3.0, 4.0, {"driver": 4.0}, 0.1, 0.2, {"driver": [1.0]}))
+    assert use.items() <= asdict(Turn(way="ray", archive="few", windows=1, streams=[], **use)).items()
 
 
 def test_share_is_of_the_medians_over_the_long_videos() -> None:
