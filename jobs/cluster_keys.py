@@ -83,10 +83,16 @@ def refused_by_ray(cluster: Mapping[str, Any]) -> list[str]:
         where = ".".join(str(part) for part in error.absolute_path) or "the file"
         return [f"{where}: {error.message}, by Ray's schema"]
     # on a file of the wrong shape Ray raises whatever its code comes across; on a provider that it does not know,
-    # NotImplementedError, and ImportError on one whose package is not installed
+    # a kind of RuntimeError, and ImportError on one whose package is not installed
     except (
-        ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError, ImportError,
-    ) as error:  # fmt: skip
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+        ImportError,
+    ) as error:
         return [f"refused by Ray: {str(error).strip().partition(chr(10))[0] or type(error).__name__}"]
     return []
 

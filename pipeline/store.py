@@ -121,8 +121,9 @@ def _write_local(path: Path, data: bytes) -> None:
 def temporary_beside(path: Path, data: bytes) -> Generator[Path]:
     """Yield a file beside the one that is to be, with its content on the disk; it is gone afterwards."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    created = _create(temporary)
     try:
-        with _create(temporary) as file:
+        with created as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
