@@ -1,4 +1,7 @@
-"""The scoring actor: holds one frame scorer, turns seen windows into relevance; pixels end here."""
+"""The scoring actor: holds one frame scorer, turns seen windows into relevance; pixels end here.
+
+A scorer that is small and needs no GPU is held by the processes that decode instead.
+"""
 
 import logging
 import time
@@ -71,3 +74,19 @@ class Scorer:
         """Return [N, P]; one text at a time, so that no text's last bits depend on how many others there are."""
         columns = [self.scorer.relevance(embedding_NE, text_1E) for text_1E in self.texts_PE[:, None]]
         return np.concatenate(columns, axis=1)
+
+
+_of_run: dict[str, Scorer] = {}
+
+
+def scorer_of_process(
+    run_id: str,
+    make: Callable[[ScoreConfig, Device], FrameScorer],
+    config: ScoreConfig,
+    queries: Sequence[Query],
+) -> Scorer:
+    """Return the scorer that this process keeps for the tasks of a run: on a CPU, made for the first of them."""
+    if run_id not in _of_run:
+        _of_run.clear()
+        _of_run[run_id] = Scorer(make, config, queries, "cpu")
+    return _of_run[run_id]

@@ -113,6 +113,8 @@ class Bench:
             "--decode.memory-mb": (300,),
             "--score.scorer": (f"jobs.chaos_scorer:{scorer}",),
             "--score.model": (self.counts(name),),
+            # as a model on a GPU sits: in actors, which can be killed
+            "--score.pool.device": ("cpu",),
         }
         words = [
             word for option, values in options.items() for value in values for word in (option, str(value))

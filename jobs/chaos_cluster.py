@@ -7,14 +7,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from pipeline.errors import ClusterError
+from jobs.ray_start import end, ray_start
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,7 +28,6 @@ QUIET = {
 wait for what else this machine does."""
 NODE_CPUS = 2
 STORE_BYTES = 150_000_000
-START_S = 90.0
 
 
 class Cluster:
@@ -56,7 +54,6 @@ class Cluster:
             "--include-dashboard=false",
             f"--temp-dir={self._folder}",
         )
-        self._await(self._head, port)
         self.nodes += [self._start_node() for _ in range(num_nodes)]
 
     def processes(self) -> list[tuple[psutil.Process, str]]:
@@ -73,37 +70,21 @@ class Cluster:
         """Start a node in the place of each that has no raylet any more; what is left of that one is ended first."""
         for number, node in enumerate(self.nodes):
             if not _has_raylet(node):
-                _end(node)
+                end(node)
                 self.nodes[number] = self._start_node()
 
     def end(self) -> None:
         """Kill all that is left."""
         for process in (*self.nodes, self._head):
             if process is not None:
-                _end(process)
+                end(process)
 
     def _start_node(self) -> "subprocess.Popen[bytes]":
-        node = self._start(f"--address={self.address}", f"--num-cpus={NODE_CPUS}")
-        self._await(node)
-        return node
+        return self._start(f"--address={self.address}", f"--num-cpus={NODE_CPUS}")
 
     def _start(self, *options: str) -> "subprocess.Popen[bytes]":
-        command = [Path(sys.executable).parent / "ray", "start", "--block", "--disable-usage-stats"]
-        command += [f"--object-store-memory={STORE_BYTES}", *options]
-        with Path(f"{self._folder}.log").open("ab") as log:
-            return subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def _await(self, process: "subprocess.Popen[bytes]", port: str = "") -> None:
-        """Wait for a raylet and, where a port is given, until it answers."""
-        deadline = time.monotonic() + START_S
-        while not (_has_raylet(process) and (not port or _answers(int(port)))):
-            if process.poll() is not None or time.monotonic() > deadline:
-                log = Path(f"{self._folder}.log").read_text(errors="replace")
-                msg = f"`ray start` brings up no {'head' if port else 'node'}: {log[-1000:]}"
-                raise ClusterError(msg)
-            time.sleep(0.1)
+        options = (f"--object-store-memory={STORE_BYTES}", *options)
+        return ray_start(options, self.environment, Path(f"{self._folder}.log"))
 
 
 @contextmanager
@@ -137,18 +118,6 @@ def _has_raylet(node: "subprocess.Popen[bytes]") -> bool:
                 if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
                     return True
     return False
-
-
-def _end(node: "subprocess.Popen[bytes]") -> None:
-    """Kill a node's whole process group: raylet, store and workers."""
-    with suppress(ProcessLookupError):
-        os.killpg(node.pid, signal.SIGKILL)
-    node.wait(timeout=30)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

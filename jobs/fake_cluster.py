@@ -9,25 +9,21 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ClusterError
+from jobs.ray_start import end, ray_start
 
 HEAD_ID = "f" * 51 + "00000"
 """What the fake provider takes for the head."""
 HEAD_TYPE = "ray.head.default"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 STORE_BYTES = 200 << 20
-START_S = 90.0
 LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands",
          "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
          "worker_start_ray_commands")  # fmt: skip
@@ -70,19 +66,18 @@ def fake_cluster(
     }  # fmt: skip
     environment.pop("RAY_ADDRESS")
     host, port = address.rsplit(":", 1)
-    command = [
-        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--autoscaling-config={file}",
-        "--num-cpus=0", "--num-gpus=0", f"--port={port}", f"--node-ip-address={host}", f"--temp-dir={folder}",
-        f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false", "--disable-usage-stats",
-    ]  # fmt: skip
-    log = folder / "head.log"
-    with log.open("wb") as said:
-        head = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+    options = (
+        "--head", f"--autoscaling-config={file}", "--num-cpus=0", "--num-gpus=0", f"--port={port}",
+        f"--node-ip-address={host}", f"--temp-dir={folder}", f"--object-store-memory={STORE_BYTES}",
+        "--include-dashboard=false",
+    )  # fmt: skip
     try:
-        _await(head, host, int(port), log)
-        yield joining
+        head = ray_start(options, environment, folder / "head.log")
+        try:
+            yield joining
+        finally:
+            _end(head, str(folder))
     finally:
-        _end(head, str(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -120,24 +115,6 @@ def _free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def _await(head: "subprocess.Popen[bytes]", host: str, port: int, log: Path) -> None:
-    """Wait until the head listens.
-
-    Raises:
-        ClusterError: it ended, or it takes too long.
-    """
-    deadline = time.monotonic() + START_S
-    while head.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-            return
-        time.sleep(0.2)
-    said = log.read_text(errors="replace")[-800:]
-    msg = (
-        f"the head of the fake cluster does not listen at {host}:{port} after {START_S:g} s; it said: {said}"
-    )
-    raise ClusterError(msg)
-
-
 def _end(head: "subprocess.Popen[bytes]", folder: str) -> None:
     """End the head and every process that it, or a fake machine, has started."""
     import psutil
@@ -145,10 +122,8 @@ def _end(head: "subprocess.Popen[bytes]", folder: str) -> None:
     ours: list[Any] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         ours = psutil.Process(head.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(head.pid, signal.SIGKILL)
+    end(head)
     ours += [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
     for process in ours:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    head.wait(timeout=30)

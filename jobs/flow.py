@@ -7,7 +7,7 @@
 Files and windows come as slices of lists that the driver wrote down (ledger.py). Rows carry no pixels until `sample`,
 and none behind it where frames/ knows the window already; pixels end in `score` (and, for the few evidence frames, in
 `answer`). One row in, one row out, from `sample` to `answer`. Every stage takes and returns Arrow tables of the schemas
-in pipeline/rows.py. Nothing here shuffles.
+in pipeline/rows.py. Nothing here shuffles. Neighbours that reserve the same and hold no actor run as one task of Ray.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from actors.answerer import AnswerActor
 from actors.models import AnswererEntry, AnswererFacts, ScorerEntry, ScorerFacts
-from actors.scorer import Scorer
+from actors.scorer import Scorer, scorer_of_process
 from jobs.placement import DECODE_CPUS, LIGHT_CPUS, Placement, Seat
 from pipeline import ledger, recall, rows, sink, stages, verdicts
 from pipeline.config import JobConfig
@@ -97,17 +97,12 @@ def answer_archive(
     # one window at a time, also where a task has many: a batch is in memory at once
     sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **decoding)
 
-    scored = sampled.map_batches(
-        Scorer,
-        fn_constructor_args=(
-            job.scorer.make,
-            config.score,
-            job.queries,
-            place.scorer.device,
-            place.scorer.num_gpus,
-        ),
-        **actors(place.scorer),
-    )
+    scoring = (job.scorer.make, config.score, job.queries)
+    if seat := place.scorer:
+        made_of = (*scoring, seat.device, seat.num_gpus)
+        scored = sampled.map_batches(Scorer, fn_constructor_args=made_of, **actors(seat))
+    else:  # in the task that decoded: no frame leaves its process
+        scored = sampled.map_batches(score_in_task(job.run.run_id, *scoring), batch_size=1, **decoding)
 
     plan = partial(
         stages.plan_window, dict(routes), job.queries, config.plan, config.score, facts.tokens_per_frame,
@@ -182,6 +177,16 @@ def actors(seat: Seat, windows_per_call: int = 1) -> dict[str, Any]:
         "compute": ActorPoolStrategy(min_size=seat.pool.min_size, max_size=seat.pool.max_size),
         **on(seat.labels),
     }
+
+
+def score_in_task(run_id: str, *scoring: Any) -> Callable[[pa.Table], pa.Table]:
+    """Return what a Scorer of these arguments does as a stage of tasks, under the same name."""
+
+    def stage(table: pa.Table) -> pa.Table:
+        return scorer_of_process(run_id, *scoring)(table)
+
+    stage.__name__ = Scorer.__name__
+    return stage
 
 
 def answer_in_task(*answering: Any) -> Callable[[pa.Table], pa.Table]:

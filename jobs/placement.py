@@ -59,7 +59,8 @@ class Seat:
 class Placement:
     """Seats of the pools, and the machines of all that holds no model."""
 
-    scorer: Seat
+    scorer: Seat | None
+    """None where the tasks that decode score too: no frame travels, no actor is started."""
     answerer: Seat | None
     """None without `--answer.model`: tasks answer, no actor is started."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -88,6 +89,8 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
             _bound_growth(placement, machines)
     else:
         logger.info("the cluster does not tell what it can get: not judged")
+    if placement.scorer is None:
+        logger.info("score: in the tasks that decode; a pool of actors with --score.pool.device cpu")
     for stage, seat in placement.pools.items():
         logger.info(
             "%s: %d to %d actors of %s on %s",
@@ -142,8 +145,15 @@ def find_places(config: JobConfig, machines: Machines, *, scorer_gpu: bool, answ
         labels = _labels(config, machines, GPU_MACHINES, seat.needed) if seat.num_gpus else decoding
         return replace(seat, labels=labels)
 
+    in_tasks = scores_in_tasks(config, uses_gpu=scorer_gpu)
+    scorer = None if in_tasks else seat_of(config.score.pool, wanted=scorer_gpu)
     answerer = seat_of(config.answer.pool, wanted=answerer_gpu) if config.answer.model else None
-    return Placement(seat_of(config.score.pool, wanted=scorer_gpu), answerer, decoding)
+    return Placement(scorer, answerer, decoding)
+
+
+def scores_in_tasks(config: JobConfig, *, uses_gpu: bool) -> bool:
+    """Return whether frames are scored where they are decoded: by a small model, if no pool is asked for."""
+    return not uses_gpu and config.score.pool.device == "auto"
 
 
 def _labels(

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs import costs, estimate_bill
 from jobs.model_work import model_work
+from jobs.placement import scores_in_tasks
 from jobs.printable import printable
 from pipeline import config as settings
 from pipeline import ledger
@@ -230,7 +231,7 @@ def print_plan(
         "queries": _routed(config, queries, plan),
         "scorer": plan.scorer_facts.name,
         "model": plan.answerer_facts.name or "none: answers from frame relevance",
-        "pools": {"score": _pool(config.score.pool)}
+        "pools": {"score": _scoring(config, plan)}
         | ({"answer": _pool(config.answer.pool)} if config.answer.model else {}),
         "fingerprint": settings.fingerprint(config),
         "settings": settings.dump(config),
@@ -249,6 +250,12 @@ def _routed(config: JobConfig, queries: Sequence[Query], plan: Any) -> list[str]
         who = f"route decided by {config.answer.model} when the run starts: router {plan.router_facts.name}"
         return [f"{query.query_id} ({query.kind}, {who})" for query in queries]
     return [f"{query.query_id} ({query.kind}, {plan.routes[query.query_id].route})" for query in queries]
+
+
+def _scoring(config: JobConfig, plan: Any) -> str:
+    if scores_in_tasks(config, uses_gpu=plan.scorer_facts.uses_gpu):
+        return "none: scored in the tasks that decode"
+    return _pool(config.score.pool)
 
 
 def _pool(pool: PoolConfig) -> str:

@@ -35,7 +35,8 @@ class PoolConfig:
     num_gpus: Annotated[float, Field(gt=0)] = 1.0
     """GPUs reserved per actor where GPUs are used; fractions let two small models share one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto = GPUs that the cluster has or its autoscaler may start, for models that use one; else CPUs."""
+    """auto = GPUs that the cluster has or its autoscaler may start, for models that use one; else CPUs. A scorer that
+    uses none needs no actors then: tasks that decode score, too. cpu = actors on CPUs."""
 
     def __post_init__(self) -> None:
         """Check the bounds against each other."""

@@ -89,7 +89,7 @@ def run_job(videos: Path, folder: Path, workers: int, window_s: float) -> JobRun
     command = [
         sys.executable, "-m", "jobs.scale.on_cpus", str(workers + 1), "answer", str(videos), str(out),
         *(word for text in QUESTIONS for word in ("--query", text)), "--window.length-s", str(window_s),
-        "--score.pool.num-cpus", "0.2", "--answer.pool.num-cpus", "0.2",
+        "--score.pool.device", "cpu", "--score.pool.num-cpus", "0.2", "--answer.pool.num-cpus", "0.2",
         "--score.pool.min-size", str(workers), "--score.pool.max-size", str(workers),
     ]  # fmt: skip
     environment = {**ray_figures.environment(figures), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}

@@ -2,18 +2,15 @@
 
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from jobs.ray_start import end, ray_start
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
@@ -47,33 +44,29 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
     """
     folder = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))  # paths of sockets are limited to 107 characters
     port = port or free_port()
-    start = [RAY, "start", "--head", f"--port={port}", "--num-cpus=3", "--include-dashboard=false",
-             f"--temp-dir={folder}", "--block", "--disable-usage-stats", *options]  # fmt: skip
+    start = (
+        "--head",
+        f"--port={port}",
+        "--num-cpus=3",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}",
+        *options,
+    )
     merged = (
         {name: value for name, value in os.environ.items() if name not in OF_THE_USER} | QUIET | environment
     )
-    with folder.with_suffix(".log").open("wb") as log:
-        head = subprocess.Popen(start, env=merged, stdout=log, stderr=log, start_new_session=True)
+    log = folder.with_suffix(".log")
     try:
-        _wait(port, head, log.name)
-        yield Head(f"127.0.0.1:{port}", folder)
+        head = ray_start(start, merged, log)
+        try:
+            yield Head(f"127.0.0.1:{port}", folder)
+        finally:
+            lived = head.poll() is None
+            end(head)
+        assert lived, f"the head ended before its tests did; it said: {log.read_text()[-3000:]}"
     finally:
-        with suppress(ProcessLookupError):  # it never came up
-            os.killpg(head.pid, signal.SIGKILL)  # the whole session: raylet, store and workers
-        head.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait(port: int, head: subprocess.Popen[bytes], log: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert head.poll() is None, f"ray start ended with {head.returncode}: {log}"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                time.sleep(1)
-                return
-        time.sleep(0.2)
-    pytest.fail(f"no Ray at port {port} after 60 s: {log}")
+        log.unlink(missing_ok=True)
 
 
 def free_port() -> int:

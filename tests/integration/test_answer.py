@@ -146,14 +146,15 @@ def _a_new_question_is_answered_alone(out, reelsift, clips, ask):
     assert len(read(out, "answers")) == windows * (len(QUERIES) + 1)
 
 
-def test_pools_of_one_and_two_scorers_give_the_same_bits(reelsift, clips, ask, tmp_path):
-    queries = ask(*QUERIES[:4])
-    for size in ("1", "2"):
-        pool = ("--score.pool.min-size", size, "--score.pool.max-size", size)
-        done = reelsift("answer", clips, queries, tmp_path / size, *SETTINGS, *pool)
+def test_two_scoring_actors_give_the_bits_of_the_tasks_that_decode(reelsift, clips, ask, tmp_path):
+    queries, pool = ask(*QUERIES[:4]), ("--score.pool.min-size", 2, "--score.pool.max-size", 2)
+    for name, more in (("tasks", ()), ("actors", ("--score.pool.device", "cpu", *pool))):
+        done = reelsift("answer", clips, queries, tmp_path / name, *SETTINGS, *more)
         assert done.code == 0, done.err
+        assert ("score: in the tasks that decode" in done.err) == (name == "tasks")
+        assert ("score: 2 to 2 actors" in done.err) == (name == "actors")
     for table in rows.TABLES:
-        assert comparable(tmp_path / "1", table) == comparable(tmp_path / "2", table)
+        assert comparable(tmp_path / "tasks", table) == comparable(tmp_path / "actors", table)
 
 
 def test_the_demo_finds_what_is_there(ray_address, tmp_path):

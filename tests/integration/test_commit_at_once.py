@@ -9,7 +9,7 @@ def test_a_part_is_committed_while_the_next_is_worked_on(reelsift, clips, tmp_pa
         "answer", clips / "bikes.mp4", out, "--query", "a bicycle",
         "--window.length-s", "2", "--sink.windows-per-part", "1",
         # each window is scored only when all before it are committed
-        "--score.scorer", "tests.plugins_sample:ONE_BY_ONE", "--score.model", out, "--score.pool.max-size", "1",
+        "--score.scorer", "tests.plugins_sample:ONE_BY_ONE", "--score.model", out, "--score.pool.device", "cpu",
     )  # fmt: skip
     assert done.code == 0, done.err
     answers = read(out, "answers")

@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_run(reelsift, head, clips, tmp_path):
     with scraped(url) as seen:
         done = reelsift(
             "answer", clips, tmp_path / "out", "--query", "a car", "--query", "a rabbit",
-            "--window.length-s", "2", "--sink.windows-per-part", "2", RAY_ADDRESS=address,
+            "--window.length-s", "2", "--sink.windows-per-part", "2", "--score.pool.device", "cpu", RAY_ADDRESS=address,
         )  # fmt: skip
     assert done.code == 0, done.err
     run = done.json

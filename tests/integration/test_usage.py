@@ -83,7 +83,13 @@ def test_a_cluster_that_is_not_there(reelsift, ask, clips, tmp_path):
 
 def test_a_job_that_can_never_fit_leaves_nothing(reelsift, ask, clips, tmp_path):
     done = reelsift(
-        "answer", clips, ask(GOOD), tmp_path / "out", "--score.pool.min-size=999", "--score.pool.max-size=999"
+        "answer",
+        clips,
+        ask(GOOD),
+        tmp_path / "out",
+        "--score.pool.device=cpu",
+        "--score.pool.min-size=999",
+        "--score.pool.max-size=999",
     )
     assert done.code == 3
     assert "--score.pool.min-size asks for 999 seats" in done.err

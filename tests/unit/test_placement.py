@@ -63,7 +63,6 @@ def test_gpus_are_counted_like_cpus():
     [
         ("auto", True, True, "cuda"),
         ("auto", True, False, "cpu"),
-        ("auto", False, True, "cpu"),
         ("cuda", True, False, "cuda"),
         ("cpu", True, True, "cpu"),
     ],
@@ -75,6 +74,14 @@ def test_where_actors_sit(device, wanted, present, expected):
     assert (seat.num_cpus > 0) == (expected == "cpu")
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_a_scorer_that_uses_no_gpu_scores_where_frames_are_decoded(present):
+    machine = one_machine(2, float(present))
+    assert places(machine, wanted=False).scorer is None
+    assert list(places(machine, wanted=False).pools) == ["answer"]
+    assert places(machine, wanted=False, device="cpu").scorer.device == "cpu"
+
+
 def test_gpus_that_are_still_to_come_are_taken():
     found = places(FROM_ZERO)
     assert found.scorer.device == found.answerer.device == "cuda"
@@ -83,7 +90,8 @@ def test_gpus_that_are_still_to_come_are_taken():
 
 
 def test_models_without_gpus_sit_beside_decoding():
-    assert places(FROM_ZERO, wanted=False).scorer.labels == DECODING_MACHINES
+    found = places(FROM_ZERO, wanted=False, device="cpu")
+    assert found.scorer.labels == found.answerer.labels == DECODING_MACHINES
 
 
 def test_nothing_is_asked_for_where_no_machine_says_what_it_is_for():
@@ -132,7 +140,8 @@ def test_without_a_model_no_answering_actor_is_counted():
     check(places(FROM_ZERO, model="", **pools), FROM_ZERO)
     small = one_machine(4)
     with pytest.raises(ClusterError, match=r"Lower --score\.pool\.min-size or num-cpus"):
-        check(places(small, model="", wanted=False, min_size=8, max_size=8), small)
+        check(places(small, model="", device="cpu", min_size=8, max_size=8), small)
+    check(places(small, model="", wanted=False, min_size=8, max_size=8), small)
 
 
 @pytest.mark.parametrize(("model", "expected"), [("", ["score"]), ("any", ["score", "answer"])])

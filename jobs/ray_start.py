@@ -1,0 +1,70 @@
+"""`ray start` on this machine, for clusters of one's own: it is up when Ray says so, and tried again where Ray gave up.
+
+Ray gives a machine's processes 30 seconds to start, whatever else the machine does; a head whose port answers may still
+end within that time.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.errors import ClusterError
+
+TRIES = 3
+START_S = 180.0
+"""Of one try: twice what Ray takes to give up on two slow cores with other work."""
+POLL_S = 0.1
+IS_UP = b"Ray runtime started"
+
+
+def ray_start(
+    options: Sequence[str | Path], environment: Mapping[str, str], log: Path
+) -> "subprocess.Popen[bytes]":
+    """Start a head or a node in a session of its own, and return its process, which lives as long as it does.
+
+    Args:
+        options: of `ray start`.
+        environment: all variables of its processes.
+        log: what it says is added here.
+
+    Raises:
+        ClusterError: it does not come up; what it said last.
+    """
+    command = [Path(sys.executable).parent / "ray", "start", "--block", "--disable-usage-stats", *options]
+    for _ in range(TRIES):
+        with log.open("ab") as said:
+            begins_at = said.tell()
+            process = subprocess.Popen(
+                command, env=environment, stdout=said, stderr=said, start_new_session=True
+            )
+        try:
+            if _comes_up(process, log, begins_at):
+                return process
+        except BaseException:
+            end(process)
+            raise
+        end(process)
+    last = log.read_text(errors="replace")[-1000:]
+    msg = f"`ray start {' '.join(map(str, options))}` does not come up, tried {TRIES} times; it said: {last}"
+    raise ClusterError(msg)
+
+
+def _comes_up(process: "subprocess.Popen[bytes]", log: Path, begins_at: int) -> bool:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if IS_UP in log.read_bytes()[begins_at:]:
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a head or a node with its whole session: raylet, store and workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
