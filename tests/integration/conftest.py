@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.forked import run_forked
 from tests.integration.ray_head import QUIET, ROOT, Head, ray_head
 
 if TYPE_CHECKING:  # pytest rewrites a plug-in that nobody has imported
@@ -81,11 +81,8 @@ def reelsift_on_s3(s3_ray_address: str) -> Callable[..., Finished]:
 
 def _on(address: str) -> Callable[..., Finished]:
     def run(*args: object, timeout: float = 300, **environment: str) -> Finished:
-        command = [sys.executable, "-m", "jobs", *map(str, args)]
         merged = {**os.environ, **QUIET, "RAY_ADDRESS": address, **environment}
-        return Finished(
-            subprocess.run(command, cwd=ROOT, env=merged, capture_output=True, text=True, timeout=timeout)
-        )
+        return Finished(run_forked([*map(str, args)], merged, ROOT, timeout))
 
     return run
 

@@ -17,6 +17,7 @@ RAY = Path(sys.executable).parent / "ray"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_num_workers_soft_limit": "12",  # of three CPUs and many kinds of tasks: else Python is started anew for each
     "RAY_worker_niceness": "0",  # else whatever runs beside the tests starves them
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "tests-only-" + "0" * 32,

@@ -16,7 +16,7 @@ from pipeline import rows
 from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import comparable, read
 
-TRIES = int(os.environ.get("REELSIFT_KILL_TRIES", "2"))
+TRIES = int(os.environ.get("REELSIFT_KILL_TRIES", "1"))
 SETTINGS = ("--window.length-s", "1", "--sink.windows-per-part", "1")
 QUERIES = [
     {"query_id": "rabbit", "kind": "find", "text": "a rabbit"},

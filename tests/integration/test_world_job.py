@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
+
 from jobs.recipes import find_recipe
 from pipeline import config as settings
 from tests.integration.results import read
 
 FINDS = [{"query_id": "find", "kind": "find", "text": "the bag"}]
 PLAN = find_recipe("world").plan
+SELECTOR = ("--recipe", "world", "--plan.selector", "clusters")
 
 
 def own_queries(questions):
@@ -20,11 +23,22 @@ def own_queries(questions):
     return queries
 
 
-def test_what_ships_answers_what_is_generated(reelsift, ask, tmp_path):
-    world = tmp_path / "world"
-    made = reelsift("world", world, "--split", "test", "--videos", "2")
-    assert made.code == 0, made.err
-    assert made.json["videos"] == 2
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("worlds") / "world"
+
+
+@pytest.fixture
+def world(folder, reelsift):
+    """A folder with two videos and their questions, made by the first test that asks."""
+    if not folder.exists():
+        made = reelsift("world", folder, "--split", "test", "--videos", "2")
+        assert made.code == 0, made.err
+        assert made.json["videos"] == 2
+    return folder
+
+
+def test_what_ships_answers_what_is_generated(reelsift, world, ask, tmp_path):
     questions = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
     queries = [*own_queries(questions), *FINDS]
     out = tmp_path / "out"
@@ -42,12 +56,26 @@ def test_what_ships_answers_what_is_generated(reelsift, ask, tmp_path):
     assert {row["answer"] for row in answers if row["query_id"] == "as-choose"} <= set(choices)
     assert "nothing to do" in reelsift(*command).err
 
-    general = reelsift("answer", world / "videos", world / "queries.jsonl", tmp_path / "general",
-                       "--recipe", "world", "--plan.budget-tokens", 64)  # fmt: skip
-    assert general.code == 0, general.err
-    rows = read(tmp_path / "general", "answers")
-    assert not any(row["error_type"] for row in rows)
-    assert max(row["tokens_used"] for row in rows) <= 64
+
+def test_a_selector_spends_the_budget_and_the_router_keeps_its_word(reelsift, world, tmp_path):
+    """Frames are chosen by another selector than relevance; a scorer that would not heed it is refused."""
+    out = tmp_path / "out"
+    command = ("answer", world / "videos", world / "queries.jsonl", out, *SELECTOR)
+    refused = reelsift(*command)
+    assert refused.code == 2
+    assert "score.scorer 'trained'" in refused.err
+    assert "plan.selector 'clusters'" in refused.err
+
+    done = reelsift(*command, "--score.scorer", "dual-encoder", "--plan.budget-tokens", 64)
+    assert done.code == 0, done.err
+    answers = [row for row in read(out, "answers") if row["kind"] != "find"]
+    assert answers
+    for row in answers:
+        assert row["error_message"] == ""
+        assert "clusters of 32 frames" in row["plan_reason"]
+        assert row["route_reason"].startswith("trained")
+        assert {frame["tokens"] for frame in row["evidence"]} <= {4, 16}
+        assert 0 < row["tokens_used"] <= 64
 
 
 def _budgets_are_kept(answers):
