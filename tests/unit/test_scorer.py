@@ -5,7 +5,7 @@ import pytest
 
 from actors.models import embedded
 from actors.models.embedded_image import SIDE_PX
-from actors.scorer import Scorer
+from actors.scorer import Scorer, scorer_of_process
 from pipeline import rows
 from pipeline.config import ScoreConfig
 from pipeline.queries import Query
@@ -42,3 +42,19 @@ def test_no_text_s_relevance_depends_on_the_others_to_the_last_bit(decoded, all_
     whole_NP = rows.unpack(all_at_once["relevance"])
     alone_NP = rows.unpack(score({**decoded, "embedding": rows.default(rows.ARRAY)}, *asked)["relevance"])
     assert np.array_equal(alone_NP, whole_NP[:, [TEXTS.index(text) for text in asked]])
+
+
+def test_a_process_keeps_the_scorer_of_its_run():
+    made = []
+
+    def make(config, device):
+        made.append(device)
+        return embedded.make(config, device)
+
+    def held(run_id):
+        return scorer_of_process(run_id, make, ScoreConfig(), [Query("a dog", "a dog", "find")])
+
+    first = held("one")
+    assert held("one") is first
+    assert held("two") is not first
+    assert made == ["cpu", "cpu"]
