@@ -19,13 +19,14 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_worker_niceness": "0",
+    "RAY_num_workers_soft_limit": "8",
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "10000",
     "RAY_health_check_failure_threshold": "5",
 }
 """A dead node is found in seconds, not in half a minute; one that is only slow is not taken for dead. Workers do not
-wait for what else this machine does."""
+wait for what else this machine does, nor is Python started anew for each kind of task."""
 NODE_CPUS = 2
 STORE_BYTES = 150_000_000
 

@@ -74,7 +74,7 @@ def probe_archive(job: Job, place: Placement, files: Sequence[Slice]) -> Dataset
         on_rows(partial(stages.probe, job.reader), rows.PROBED), **DECODING, **on(place.labels)
     )
     write = partial(sink.stage_videos, job.run.staging, job.run.run_id)
-    return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **LIGHT, **on(place.labels))
+    return videos.map_batches(write, batch_size=VIDEOS_PER_PART, **light(place))
 
 
 def answer_archive(
@@ -82,7 +82,7 @@ def answer_archive(
 ) -> Dataset:
     """Open windows -> answered windows, staged as parts of answers/ and frames/."""
     config, facts = job.config, job.answerer_facts
-    decoding, light = DECODING | on(place.labels), LIGHT | on(place.labels)
+    decoding, planning = DECODING | on(place.labels), light(place)
     num_windows = sum(part.stop - part.start for part in windows)
     per_task = windows_per_task(num_windows)
     if num_windows <= MAX_TASKS * MAX_WINDOWS_PER_TASK:
@@ -111,10 +111,10 @@ def answer_archive(
     )  # fmt: skip
     # without pixels windows are small: many go through the driver as one where there are many
     bundle = min(per_task, config.sink.windows_per_part)
-    ready = scored.map_batches(on_rows(plan, rows.PLANNED), batch_size=bundle, **light)
+    ready = scored.map_batches(on_rows(plan, rows.PLANNED), batch_size=bundle, **planning)
     if facts.frame_size is not None:
         fetch = partial(stages.fetch_evidence, job.reader, facts.frame_size)
-        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), batch_size=1, **light)
+        ready = ready.map_batches(on_rows(fetch, rows.EVIDENCE_FRAMES), batch_size=1, **planning)
 
     seat = place.answerer
     answering = (
@@ -125,14 +125,14 @@ def answer_archive(
         seats = actors(seat, windows_per_call=config.answer.windows_per_call)
         answered_windows = ready.map_batches(AnswerActor, fn_constructor_args=answering, **seats)
     else:  # nothing to load: Ray makes one task of planning, answering and writing
-        answered_windows = ready.map_batches(answer_in_task(*answering), **light)
+        answered_windows = ready.map_batches(answer_in_task(*answering), **planning)
 
     write = partial(
         sink.stage_windows, job.run.staging, job.run.run_id, job.scorer_facts.name,
         most_bytes=config.sink.part_mb << 20,
     )  # fmt: skip
     per_part = sink.windows_per_part(config.sink, windows, config.window.sample_fps, len(job.queries))
-    return answered_windows.map_batches(write, batch_size=per_part, **light)
+    return answered_windows.map_batches(write, batch_size=per_part, **planning)
 
 
 def reduce_archive(job: Job, place: Placement, num_answers: int, found: Keys, judged: Keys) -> Dataset:
@@ -160,6 +160,12 @@ DECODING: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": DECODE_CPUS}
 LIGHT: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": LIGHT_CPUS}
 """A stage that computes little. It reserves little, or decoding would keep it waiting until every window is decoded,
 and nothing would be committed before the end."""
+
+
+def light(place: Placement) -> dict[str, Any]:
+    """Return the options of a light stage behind another: bounded, so that it leaves the CPUs to that one."""
+    bound = {"concurrency": place.light_tasks} if place.light_tasks else {}
+    return LIGHT | on(place.labels) | bound
 
 
 def on(labels: Mapping[str, str]) -> dict[str, Any]:

@@ -22,12 +22,15 @@ from pipeline.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
-DECODE_CPUS = 1.0
-"""CPUs of one decoding task."""
+DECODE_CPUS = 0.9
+"""CPUs of one decoding task: so much less than one that each core gets one beside the tasks below."""
 LIGHT_CPUS = 0.2
 """CPUs of one planning, fetching or writing task; one of these and one decoding task must fit beside the actors."""
 NO_PROGRESS_S = 1800
 """Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
+CPUS_PER_LIGHT_TASK = 4
+"""Of the machines that decode. Without a bound Ray Data keeps an equal share of all CPUs free for each stage of tasks:
+of two CPUs one would never decode, of 32 a dozen."""
 ROUNDING_CPUS = 2.0
 """By how much the shares of all stages, each rounded up to whole tasks, may exceed their sum."""
 WAIT_S = 60.0
@@ -65,6 +68,8 @@ class Placement:
     """None without `--answer.model`: tasks answer, no actor is started."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of the machines that decode, plan and write; empty = any."""
+    light_tasks: int | None = None
+    """Most planning, fetching or writing tasks at a time, each kind by itself; None = any number."""
 
     @property
     def pools(self) -> dict[str, Seat]:
@@ -148,7 +153,11 @@ def find_places(config: JobConfig, machines: Machines, *, scorer_gpu: bool, answ
     in_tasks = scores_in_tasks(config, uses_gpu=scorer_gpu)
     scorer = None if in_tasks else seat_of(config.score.pool, wanted=scorer_gpu)
     answerer = seat_of(config.answer.pool, wanted=answerer_gpu) if config.answer.model else None
-    return Placement(scorer, answerer, decoding)
+    return Placement(scorer, answerer, decoding, _light_tasks(machines, decoding))
+
+
+def _light_tasks(machines: Machines, labels: Mapping[str, str]) -> int | None:
+    return max(1, int(machines.total("CPU", labels)) // CPUS_PER_LIGHT_TASK) if machines.known else None
 
 
 def scores_in_tasks(config: JobConfig, *, uses_gpu: bool) -> bool:

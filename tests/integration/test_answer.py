@@ -165,7 +165,7 @@ def test_the_demo_finds_what_is_there(ray_address, tmp_path):
         env={**os.environ, **QUIET, "RAY_ADDRESS": ray_address},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert "What was found where" in done.stderr

@@ -6,14 +6,11 @@ computes on the CPU. The scorer waits a moment for each frame, as if it were a l
 computer. The autoscaler, its file, the labels, the pools and the job are the real ones.
 """
 
-import pytest
-
 from jobs.bench_autoscale import IDLE_S, NODE_TYPES, copy_clips, measure, passes
 
 COPIES = 3
 
 
-@pytest.mark.timeout(600)
 def test_machines_come_from_zero_and_go_again(tmp_path):
     result = measure(copy_clips(tmp_path, COPIES), tmp_path / "out", IDLE_S)
     figures, seen, job = result["figures"], result["seen"], result["job"]

@@ -19,7 +19,6 @@ TRIES = int(os.environ.get("REELSIFT_KILL_TRIES", "2")) * 2
 SETTINGS = ("--window.length-s", "2", "--sink.windows-per-part", "1")
 
 
-@pytest.mark.timeout(600)
 def test_a_compacted_folder_answers_as_before(reelsift, clips, ask, tmp_path):
     out = tmp_path / "out"
     queries = ask({"query_id": "rabbit", "kind": "find", "text": "a rabbit"})
@@ -49,7 +48,6 @@ def test_a_compacted_folder_answers_as_before(reelsift, clips, ask, tmp_path):
     assert comparable(out, "frames") == before["frames"]
 
 
-@pytest.mark.timeout(600)
 def test_killed_at_any_time_and_called_again(tmp_path):
     seed = str(tmp_path / "seed")
     for number in range(3):
@@ -88,7 +86,6 @@ def _compact(out: str) -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.needs_ceph
-@pytest.mark.timeout(300)
 def test_in_a_bucket(s3: Bucket, monkeypatch) -> None:
     out = store.join(s3.uri, "out")
     run_of(out, range(3))

@@ -24,7 +24,6 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.mark.timeout(600)
 def test_no_wrong_picture_under_a_good_flag_in_either_order(corpus):
     checked = check_corpus(corpus, small=True, tell=lambda _: None)
     assert len(checked) > 30

@@ -24,8 +24,6 @@ QUERIES = [
 SETTINGS = ("--window.length-s", "4", "--window.sample-fps", "2")
 LATER = {"query_id": "dog", "kind": "find", "text": "a dog"}
 COPIES = 4
-LONG_S = 400
-"""A machine that has much else to do is no reason to fail."""
 
 
 def near(truth):
@@ -40,14 +38,13 @@ def archive(clips):
     return clips
 
 
-@pytest.mark.timeout(1500)
 def test_the_bill_is_known_before_and_written_after(reelsift, archive, ask, tmp_path):
     out = tmp_path / "out"
     command = ("answer", archive, ask(*QUERIES), out, *SETTINGS)
-    guessed = reelsift(*command, "--dry-run", timeout=LONG_S)
+    guessed = reelsift(*command, "--dry-run")
     assert guessed.code == 0, guessed.err
     assert not out.exists()
-    done = reelsift(*command, timeout=LONG_S)
+    done = reelsift(*command)
     assert done.code == 0, done.err
     before, after = guessed.json["estimate"], done.json["cost"]
     _counts_agree(before, after)
@@ -91,9 +88,9 @@ def _seconds_of_answers_add_up(out, spent):
 
 def _what_is_done_is_not_counted_again(reelsift, archive, ask, out, told):
     plan = (out, *SETTINGS, "--dry-run")
-    nothing = reelsift("answer", archive, ask(*QUERIES), *plan, timeout=LONG_S).json["estimate"]
+    nothing = reelsift("answer", archive, ask(*QUERIES), *plan).json["estimate"]
     assert nothing["total"]["high"] == 0
-    more = reelsift("answer", archive, ask(*QUERIES, LATER), *plan, timeout=LONG_S).json["estimate"]
+    more = reelsift("answer", archive, ask(*QUERIES, LATER), *plan).json["estimate"]
     assert more["counts"]["answers"]["mid"] == told["windows"]
     assert more["files"]["new"] == more["files"]["probed"] == 0
     both = costs.of_runs(str(out))

@@ -48,19 +48,16 @@ def bring_back(folder: Path, kept: Path) -> None:
         shutil.copy2(path, folder)
 
 
-@pytest.mark.timeout(1200)
 def test_frames_are_not_decoded_twice(reelsift, clips, tmp_path):
     kept, out, whole = (tmp_path / name for name in ("kept", "out", "whole"))
     shutil.copytree(clips, kept)
-    at_once = reelsift(
-        "answer", clips, write(tmp_path / "q.jsonl", OLD + NEW + LAST), whole, *SETTINGS, timeout=300
-    )
+    at_once = reelsift("answer", clips, write(tmp_path / "q.jsonl", OLD + NEW + LAST), whole, *SETTINGS)
     assert at_once.code == 0, at_once.err
-    first = reelsift("answer", clips, write(tmp_path / "q.jsonl", OLD), out, *SETTINGS, timeout=300)
+    first = reelsift("answer", clips, write(tmp_path / "q.jsonl", OLD), out, *SETTINGS)
     assert first.json["this_run"]["windows_from_index"] == 0
     assert first.json["this_run"]["decode_s"] > 0
     blank(clips)
-    second = reelsift("answer", clips, write(tmp_path / "q.jsonl", NEW), out, *SETTINGS, timeout=300)
+    second = reelsift("answer", clips, write(tmp_path / "q.jsonl", NEW), out, *SETTINGS)
     assert second.code == 0, second.err
     did = second.json["this_run"]
     assert did["windows_from_index"] == did["windows"] == first.json["windows"] > 4
@@ -68,7 +65,7 @@ def test_frames_are_not_decoded_twice(reelsift, clips, tmp_path):
     assert f"({did['windows']} from the index, 0 decoded)" in second.err
     bring_back(clips, kept)
     _damage_the_index(out)
-    third = reelsift("answer", clips, write(tmp_path / "q.jsonl", LAST), out, *SETTINGS, timeout=300)
+    third = reelsift("answer", clips, write(tmp_path / "q.jsonl", LAST), out, *SETTINGS)
     assert third.code == 0, third.err
     did = third.json["this_run"]
     assert 0 < did["windows_from_index"] < did["windows"]
@@ -86,7 +83,6 @@ def _damage_the_index(out: Path) -> None:
 
 
 @pytest.mark.needs_ceph
-@pytest.mark.timeout(1200)
 def test_of_a_bucket_only_evidence_is_read(s3: Bucket, reelsift_on_s3, tmp_path):
     """With a scorer inside the language model, which looks at frames that the index proposes."""
     world = tmp_path / "world"

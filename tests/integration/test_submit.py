@@ -41,7 +41,7 @@ def submit(dashboard: str, *args: object, folder: Path = ROOT, **environment: st
     merged = {**os.environ, **QUIET, **TOKEN, **environment}
     merged.pop("RAY_ADDRESS", None)
     return Finished(
-        subprocess.run(command, cwd=folder, env=merged, capture_output=True, text=True, timeout=240)
+        subprocess.run(command, cwd=folder, env=merged, capture_output=True, text=True, timeout=900)
     )
 
 
@@ -54,7 +54,6 @@ def wait_for_dashboard(dashboard: str) -> None:
     pytest.fail(f"no dashboard at {dashboard}: {err}")
 
 
-@pytest.mark.timeout(900)
 def test_a_job_on_a_cluster_with_a_token(dashboard, s3: Bucket, clips, ask, tmp_path):
     wait_for_dashboard(dashboard)
     source, out = store.join(s3.uri, "in"), store.join(s3.uri, "out")
@@ -94,7 +93,7 @@ def test_a_job_on_a_cluster_with_a_token(dashboard, s3: Bucket, clips, ask, tmp_
         [RAY, "job", "submit", "--address", dashboard, "--runtime-env-json", json.dumps({"env_vars": variables}),
          "--working-dir", ".", "--", "python", "-m", "jobs.answer", store.join(source, "bikes.mp4"), "questions.jsonl",
          f"{theirs}/", "--window.sample-fps", "1"],
-        cwd=checkout, env={**os.environ, **QUIET, **TOKEN}, capture_output=True, text=True, timeout=240,
+        cwd=checkout, env={**os.environ, **QUIET, **TOKEN}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert plain.returncode == 0, plain.stderr + plain.stdout
     assert "succeeded" in plain.stdout

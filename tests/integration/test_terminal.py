@@ -7,12 +7,9 @@ import subprocess
 import sys
 from threading import Thread
 
-import pytest
-
 from tests.integration.ray_head import QUIET, ROOT
 
 
-@pytest.mark.timeout(400)
 def test_a_job_on_a_terminal(ray_address, clips, tmp_path):
     reader, writer = pty.openpty()
     command = [sys.executable, "-m", "jobs", "answer", str(clips), str(tmp_path / "out"), "--query", "a car",
@@ -31,7 +28,7 @@ def test_a_job_on_a_terminal(ray_address, clips, tmp_path):
 
     thread = Thread(target=read)
     thread.start()
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=900) == 0
     thread.join(timeout=30)
     os.close(reader)
     screen = rendered(b"".join(pieces).decode())

@@ -18,8 +18,6 @@ from tests.videos import X264, write_video
 
 NUM_FRAMES = 5
 SNAPSHOT = "_runs/image-*/checkpoint_manager_snapshot.json"
-LONG_S = 600.0
-"""Starting workers takes most of the time, and long on a busy machine."""
 ASKED = [
     ("Is there a fire?", "flag", "yes"), ("Is there a fire?", "flag", "no"), ("Is there a car?", "flag", "yes"),
     ("Which of these?", "choose", "street"), ("Which of these?", "choose", "dog"),
@@ -66,13 +64,13 @@ def lessons(tmp_path):
     return folder, path, len(questions)
 
 
-@pytest.mark.timeout(3 * LONG_S)
+@pytest.mark.timeout(3600)
 def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     videos, questions, num_questions = lessons
     model = tiny_models.build("internvl", tmp_path / "model")
     named = ("--answer.model", model, *MODEL)
     labels = tmp_path / "labels"
-    done = reelsift("train", "label", videos, questions, labels, *named, *LABELLING, timeout=LONG_S)
+    done = reelsift("train", "label", videos, questions, labels, *named, *LABELLING)
     assert done.code == 0, done.err
     _labels_say_what_was_asked(done.json, labels, num_questions)
 
@@ -81,14 +79,14 @@ def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     epochs = _killed_behind_a_checkpoint(
         ray_address, heads, *train, heads, *named, *TRAINING, "--stages", 1, "--epochs", 1000
     )
-    done = reelsift(*train, heads, *named, *TRAINING, "--epochs", epochs, timeout=LONG_S)
+    done = reelsift(*train, heads, *named, *TRAINING, "--epochs", epochs)
     assert done.code == 0, done.err
     found = load_heads(heads, hidden_size=tiny_models.HIDDEN)
     _heads_say_what_they_reached(found, epochs)
     # it went on where it was killed, also with another stage beside it
     assert len(list(heads.glob("_runs/image-*"))) == 1
 
-    done = reelsift(*train, whole, *named, *TRAINING, "--stages", 1, "--epochs", epochs, timeout=LONG_S)
+    done = reelsift(*train, whole, *named, *TRAINING, "--stages", 1, "--epochs", epochs)
     assert done.code == 0, done.err
     uninterrupted = load_heads(whole, hidden_size=tiny_models.HIDDEN)
     assert uninterrupted.semantic is None
@@ -96,10 +94,10 @@ def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     assert torch.equal(found.image(states), uninterrupted.image(states))
     assert uninterrupted.metrics["image"] == found.metrics["image"]
 
-    done = reelsift(*train, heads, *named, *TRAINING, *JOINT, "--epochs", 1, timeout=LONG_S)
+    done = reelsift(*train, heads, *named, *TRAINING, *JOINT, "--epochs", 1)
     assert done.code == 0, done.err
     _model_was_trained_with_its_heads(found, heads, done.json)
-    again = reelsift(*train, heads, *named, *TRAINING, *JOINT, "--epochs", 1, timeout=LONG_S)
+    again = reelsift(*train, heads, *named, *TRAINING, *JOINT, "--epochs", 1)
     assert again.code == 0, again.err
     assert again.json["joint"] == done.json["joint"]
     assert again.json["model"] == done.json["model"]
@@ -107,7 +105,7 @@ def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
 
     policy = tmp_path / "policy"
     price = ("--price", 20, "--learning-rate", 0.1, "--batch-rows", 2, "--accumulate", 1, "--epochs", 2)
-    done = reelsift("train", "policy", labels, policy, *named, *price, timeout=LONG_S)
+    done = reelsift("train", "policy", labels, policy, *named, *price)
     assert done.code == 0, done.err
     first, last = json.loads((policy / "policy.json").read_text())["history"]
     assert last["dev_retention"] < first["dev_retention"] < 1
@@ -120,7 +118,7 @@ def _the_policy_compresses(reelsift, videos, policy, named, tmp_path):
     questions.write_text(json.dumps({"query_id": "fire", "kind": "flag", "text": "Is there a fire?"}) + "\n")
     compress = ("--compress.compressor", "policy", "--compress.policy", policy, "--compress.prune-ratio", 1)
     whole = ("--plan.scale-global", 1, "--plan.router", "rules")
-    done = reelsift("answer", videos, questions, tmp_path / "kept", *named, *compress, *whole, timeout=LONG_S)
+    done = reelsift("answer", videos, questions, tmp_path / "kept", *named, *compress, *whole)
     assert done.code == 0, done.err
     assert 0 < done.json["tokens_used"] < done.json["tokens_dense"]
 
@@ -208,7 +206,7 @@ def _the_model_answers(reelsift, videos, heads, tmp_path):
     done = reelsift(
         "answer", videos, queries, tmp_path / "answers", "--answer.model", heads / "model", *MODEL,
         "--plan.router", "trained", "--score.scorer", "trained", "--plan.heads", heads, "--plan.early-layers", 2,
-        "--plan.early-tokens", 4, timeout=LONG_S,
+        "--plan.early-tokens", 4,
     )  # fmt: skip
     assert done.code in (0, 1), done.err
     answered = [row for row in read(tmp_path / "answers", "answers") if not row["error_type"]]
