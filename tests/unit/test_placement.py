@@ -1,9 +1,12 @@
 """Stages sit where the cluster has or can have room for them; graphs that could never run are refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobs.machines import Kind, Machines
 from jobs.placement import (
+    CPUS_PER_LIGHT_TASK,
     DECODING_MACHINES,
     GPU_MACHINES,
     Placement,
@@ -46,7 +49,7 @@ def test_the_default_pools_fit_two_cpus():
 
 
 def test_actors_that_leave_no_cpu_for_decoding_are_refused():
-    with pytest.raises(ClusterError, match=r"need 3.2 CPUs.*the cluster has 2"):
+    with pytest.raises(ClusterError, match=r"need 3.1 CPUs.*the cluster has 2"):
         check(placement(num_cpus=1.0), one_machine(2))
     with pytest.raises(ClusterError, match=r"--score\.pool\.min-size"):
         check(placement(min_size=2), one_machine(2))
@@ -80,6 +83,12 @@ def test_a_scorer_that_uses_no_gpu_scores_where_frames_are_decoded(present):
     assert places(machine, wanted=False).scorer is None
     assert list(places(machine, wanted=False).pools) == ["answer"]
     assert places(machine, wanted=False, device="cpu").scorer.device == "cpu"
+
+
+def test_light_tasks_are_bounded_so_that_each_core_can_decode():
+    assert places(one_machine(2)).light_tasks == 1
+    assert places(FROM_ZERO).light_tasks == 8 * 32 // CPUS_PER_LIGHT_TASK
+    assert places(replace(one_machine(2), known=False)).light_tasks is None
 
 
 def test_gpus_that_are_still_to_come_are_taken():
@@ -169,7 +178,7 @@ def test_max_workers_of_all_types_counts():
 
 def test_decoding_needs_a_cpu_on_its_own_machines():
     small = Machines([HEAD, Kind("decode", 1, {"CPU": 1.0}, DECODING_MACHINES), GPU])
-    with pytest.raises(ClusterError, match=r"1\.2 CPUs on machines labelled role=decode"):
+    with pytest.raises(ClusterError, match=r"1\.1 CPUs on machines labelled role=decode"):
         check(places(small, num_gpus=0.5), small)
 
 
@@ -194,7 +203,7 @@ def test_the_small_cpu_scorer_takes_no_gpu():
         ([HEAD, DECODE, Kind("gpu", 2, {"GPU": 1.0}, GPU_MACHINES)], (254, 2)),
         ([HEAD, Kind("any", 4, {"CPU": 8.0, "GPU": 1.0})], (30, 4)),
         # never so little that nothing runs
-        ([HEAD, Kind("any", 1, {"CPU": 3.0, "GPU": 2.0})], (2, 2)),
+        ([HEAD, Kind("any", 1, {"CPU": 3.0, "GPU": 2.0})], (1.9, 2)),
     ],
 )
 def test_what_an_autoscaler_may_be_asked_for(kinds, expected):
