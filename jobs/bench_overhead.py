@@ -8,7 +8,8 @@ ids and timings. Then
 
 and the same of wall time; medians of the turns, whole commands, Ray's start and end among them. CPU seconds are what
 holds on a machine that others use too; wall time tells besides how long cores had nothing to do, if nobody else was
-there.
+there. A neighbour that slows the cores in one of the turns makes the same work cost more CPU seconds there: so the
+share is also told of what either way spends beside the work that its stages count.
 
 Memory is compared between an archive of short videos, enough of them to fill every queue, and one ten times as long:
 the highest USS of one process of each kind, the object store's highest use, and what was spilled, as Ray says it.
@@ -72,6 +73,8 @@ class Turn(family.Use):
     way: str
     archive: str
     windows: int
+    work_s: float
+    """Of its CPU seconds, those that the stages count as their work: the same work either way."""
     streams: list[dict[str, Any]]
     """What Ray says of each stream; empty for the loop."""
 
@@ -213,10 +216,12 @@ def run_turn(way: str, videos: Path, folder: Path, window_s: float) -> Turn:
         "RAY_worker_niceness": "0",
     }
     said, use = family.run(command, environment)
+    stats = json.loads(said.strip().splitlines()[-1])
     return Turn(
         way=way,
         archive=videos.name,
-        windows=json.loads(said.strip().splitlines()[-1])["windows"],
+        windows=stats["windows"],
+        work_s=sum(seconds for name, seconds in stats["this_run"].items() if name.endswith("_cpu_s")),
         streams=ray_figures.read(figures) if way == "ray" else [],
         **asdict(use),
     )
@@ -228,8 +233,9 @@ def compare(turns: list[Turn]) -> dict[str, Any]:
     of = {
         (way, name): median(getattr(turn, name) for turn in long if turn.way == way)
         for way in ("ray", "loop")
-        for name in ("wall_s", "cpu_s")
+        for name in ("wall_s", "cpu_s", "work_s")
     }
+    beside_s = sum(sign * (of[way, "cpu_s"] - of[way, "work_s"]) for way, sign in (("ray", 1), ("loop", -1)))
     short_mb, long_mb = (
         highest(turn for turn in turns if turn.archive == archive) for archive in ("few", "many")
     )
@@ -237,6 +243,7 @@ def compare(turns: list[Turn]) -> dict[str, Any]:
     worst = max(growth, key=lambda kind: growth[kind])
     return {
         "ray_share": round(1 - of["loop", "cpu_s"] / of["ray", "cpu_s"], 4),
+        "ray_share_beside_work": round(beside_s / (of["loop", "cpu_s"] + beside_s), 4),
         "ray_share_wall": round(1 - of["loop", "wall_s"] / of["ray", "wall_s"], 4),
         **{f"{way}_{name}": round(value, 1) for (way, name), value in of.items()},
         "foreign_cores": round(median(turn.foreign_cores for turn in long), 2),
@@ -290,7 +297,7 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
         " equal bit for bit, run ids and timings left out.",
         "",
         *table(
-            ["way", "archive", "windows", "wall s", "CPU s", "others' cores"],
+            ["way", "archive", "windows", "wall s", "CPU s", "of it work", "others' cores"],
             [
                 [
                     turn.way,
@@ -298,6 +305,7 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
                     f"{turn.windows}",
                     f"{turn.wall_s:.1f}",
                     f"{turn.cpu_s:.1f}",
+                    f"{turn.work_s:.1f}",
                     f"{turn.foreign_cores:.2f}",
                 ]
                 for turn in turns
@@ -305,8 +313,9 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
         ),
         "",
         f"ray_share = 1 - loop / Ray, medians of whole commands: **{figures['ray_share']:.1%} of CPU time**,"
-        f" {figures['ray_share_wall']:.1%} of wall time. Others' cores are those that strangers to the run kept busy"
-        " meanwhile: where they are not near 0, wall time says little.",
+        f" {figures['ray_share_wall']:.1%} of wall time. Of CPU time beside the work that the stages count, which is"
+        f" the same either way: {figures['ray_share_beside_work']:.1%}. Others' cores are those that strangers to the"
+        " run kept busy meanwhile: where they are not near 0, wall time says little.",
         "",
         "CPU seconds per kind of process, last turn of each way:",
         "",
