@@ -55,7 +55,8 @@ class Cluster:
             "--include-dashboard=false",
             f"--temp-dir={self._folder}",
         )
-        self.nodes += [self._start_node() for _ in range(num_nodes)]
+        for _ in range(num_nodes):
+            self.nodes.append(self._start_node())
 
     def processes(self) -> list[tuple[psutil.Process, str]]:
         """Return what runs on the nodes, each with its command line (a worker's says what it is at)."""

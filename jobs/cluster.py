@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -153,6 +154,8 @@ def _settle() -> None:
     from jobs import ray_stages
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # stages are bounded for the sake of others; Ray thinks that somebody wanted more tasks
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for")
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from actors.answerer import AnswerActor
 from actors.models import AnswererEntry, AnswererFacts, ScorerEntry, ScorerFacts
@@ -47,6 +47,10 @@ TASK_S = 300.0
 VIDEOS_PER_PART = 256
 """Few, because each may have 100,000 key times."""
 ANSWERS_PER_SHARD = 200_000
+SCORED_BYTES = 1 << 20
+"""Of scored windows that a task hands on at once: a long one as soon as it is scored, though its pixels end there."""
+CORES_PER_WRITER = 4
+"""A core decodes for seconds what is planned and written in hundredths; fetching evidence decodes, too, on any core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,10 @@ def answer_archive(
 ) -> Dataset:
     """Open windows -> answered windows, staged as parts of answers/ and frames/."""
     config, facts = job.config, job.answerer_facts
-    decoding, planning = DECODING | on(place.labels), light(place)
+    decoding = DECODING | on(place.labels)
+    planning = light(place, 1 if facts.frame_size else CORES_PER_WRITER)
+    if not place.scorer:
+        DataContext.get_current().target_max_block_size = SCORED_BYTES
     num_windows = sum(part.stop - part.start for part in windows)
     per_task = windows_per_task(num_windows)
     if num_windows <= MAX_TASKS * MAX_WINDOWS_PER_TASK:
@@ -132,7 +139,7 @@ def answer_archive(
         most_bytes=config.sink.part_mb << 20,
     )  # fmt: skip
     per_part = sink.windows_per_part(config.sink, windows, config.window.sample_fps, len(job.queries))
-    return answered_windows.map_batches(write, batch_size=per_part, **planning)
+    return answered_windows.map_batches(write, batch_size=per_part, **light(place))
 
 
 def reduce_archive(job: Job, place: Placement, num_answers: int, found: Keys, judged: Keys) -> Dataset:
@@ -156,16 +163,24 @@ def windows_per_task(num_windows: int) -> int:
 # --- how stages sit on Ray -----------------------------------------------------------------------------
 
 DECODING: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": DECODE_CPUS}
-"""A stage that decodes whole windows or files: one CPU a task, whole blocks in and out."""
+"""A stage that decodes whole windows or files: a core each, whole blocks in and out."""
 LIGHT: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": LIGHT_CPUS}
 """A stage that computes little. It reserves little, or decoding would keep it waiting until every window is decoded,
 and nothing would be committed before the end."""
 
 
-def light(place: Placement) -> dict[str, Any]:
-    """Return the options of a light stage behind another: bounded, so that it leaves the CPUs to that one."""
-    bound = {"concurrency": place.light_tasks} if place.light_tasks else {}
-    return LIGHT | on(place.labels) | bound
+def light(place: Placement, cores_per_task: int = CORES_PER_WRITER) -> dict[str, Any]:
+    """Return the options of a light stage behind another, bounded where the cores are known.
+
+    Ray Data keeps an equal share of all CPUs free for each stage of tasks without a bound: of two CPUs one would never
+    decode, of 32 a dozen.
+    """
+    options = LIGHT | on(place.labels)
+    return (
+        options | {"compute": TaskPoolStrategy(max(1, place.cores // cores_per_task))}
+        if place.cores
+        else options
+    )
 
 
 def on(labels: Mapping[str, str]) -> dict[str, Any]:

@@ -23,14 +23,11 @@ from pipeline.errors import ClusterError
 logger = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.9
-"""CPUs of one decoding task: so much less than one that each core gets one beside the tasks below."""
+"""CPUs of one decoding task: so much less than one that each of a few cores gets one beside the tasks below."""
 LIGHT_CPUS = 0.2
 """CPUs of one planning, fetching or writing task; one of these and one decoding task must fit beside the actors."""
 NO_PROGRESS_S = 1800
 """Seconds without one finished task after which a run is given up; covers the start of a GPU machine."""
-CPUS_PER_LIGHT_TASK = 4
-"""Of the machines that decode. Without a bound Ray Data keeps an equal share of all CPUs free for each stage of tasks:
-of two CPUs one would never decode, of 32 a dozen."""
 ROUNDING_CPUS = 2.0
 """By how much the shares of all stages, each rounded up to whole tasks, may exceed their sum."""
 WAIT_S = 60.0
@@ -68,8 +65,8 @@ class Placement:
     """None without `--answer.model`: tasks answer, no actor is started."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of the machines that decode, plan and write; empty = any."""
-    light_tasks: int | None = None
-    """Most planning, fetching or writing tasks at a time, each kind by itself; None = any number."""
+    cores: int | None = None
+    """CPUs that these machines can have; None = not known."""
 
     @property
     def pools(self) -> dict[str, Seat]:
@@ -95,7 +92,10 @@ def place(config: JobConfig, *, scorer_gpu: bool, answerer_gpu: bool) -> Placeme
     else:
         logger.info("the cluster does not tell what it can get: not judged")
     if placement.scorer is None:
-        logger.info("score: in the tasks that decode; a pool of actors with --score.pool.device cpu")
+        told = logger.warning if config.score.pool != PoolConfig() else logger.info
+        told(
+            "score: in the tasks that decode; a pool of actors, of the size asked for, with --score.pool.device cpu"
+        )
     for stage, seat in placement.pools.items():
         logger.info(
             "%s: %d to %d actors of %s on %s",
@@ -153,15 +153,12 @@ def find_places(config: JobConfig, machines: Machines, *, scorer_gpu: bool, answ
     in_tasks = scores_in_tasks(config, uses_gpu=scorer_gpu)
     scorer = None if in_tasks else seat_of(config.score.pool, wanted=scorer_gpu)
     answerer = seat_of(config.answer.pool, wanted=answerer_gpu) if config.answer.model else None
-    return Placement(scorer, answerer, decoding, _light_tasks(machines, decoding))
-
-
-def _light_tasks(machines: Machines, labels: Mapping[str, str]) -> int | None:
-    return max(1, int(machines.total("CPU", labels)) // CPUS_PER_LIGHT_TASK) if machines.known else None
+    cores = int(machines.total("CPU", decoding)) if machines.known else None
+    return Placement(scorer, answerer, decoding, cores)
 
 
 def scores_in_tasks(config: JobConfig, *, uses_gpu: bool) -> bool:
-    """Return whether frames are scored where they are decoded: by a small model, if no pool is asked for."""
+    """Return whether frames are scored where they are decoded: by a model that needs no GPU, `auto` being asked for."""
     return not uses_gpu and config.score.pool.device == "auto"
 
 

@@ -56,7 +56,7 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
     merged = (
         {name: value for name, value in os.environ.items() if name not in OF_THE_USER} | QUIET | environment
     )
-    log = folder.with_suffix(".log")
+    log = folder.with_suffix(".log")  # stays where the head does not start
     try:
         head = ray_start(start, merged, log)
         try:
@@ -65,9 +65,9 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
             lived = head.poll() is None
             end(head)
         assert lived, f"the head ended before its tests did; it said: {log.read_text()[-3000:]}"
+        log.unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        log.unlink(missing_ok=True)
 
 
 def free_port() -> int:

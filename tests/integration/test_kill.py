@@ -45,7 +45,7 @@ def test_killed_at_any_time_and_run_again(ray_address, clips, ask, tmp_path):
     for seed in range(TRIES):
         out = tmp_path / f"out{seed}"
         cut_short += _kill_and_finish(
-            command(clips, queries, out), ray_address, random.Random(seed).uniform(1, full_s)
+            command(clips, queries, out), ray_address, random.Random(seed).uniform(1, 0.6 * full_s)
         )
         for table in rows.TABLES:
             assert comparable(out, table) == expected[table], f"{table} after a kill, seed {seed}"

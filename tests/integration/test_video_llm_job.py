@@ -28,8 +28,6 @@ WHOLE = ("--plan.scale-global", "1", "--plan.scale-background", "1")
 """What a plan must be for frames that are not cut."""
 FAMILIES = [("internvl", "none"), ("qwen2_5_vl", "dycoke")]
 """Of the models that tests/unit has all of: one that is given whole frames, one of which a compressor keeps a part."""
-KEPT_AS_PLANNED = ("none", "uniform")
-"""Compressors that keep of every frame just what its plan gives it here."""
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def test_every_kind_of_question(reelsift, two_clips, ask, tmp_path, kind, compre
         assert str(scorer) in answer["scorer"]
     _verdicts_add_up(read(out, "verdicts"), by_query)
     for window in by_window(answers):
-        _costs_are_counted_once(window, as_planned=compressor in KEPT_AS_PLANNED)
+        _costs_are_counted_once(window, as_planned=compressor == "none")
     _the_run_counts_what_its_rows_say(done, out, answers)
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from jobs.machines import Kind, Machines
 from jobs.placement import (
-    CPUS_PER_LIGHT_TASK,
     DECODING_MACHINES,
     GPU_MACHINES,
     Placement,
@@ -85,10 +84,10 @@ def test_a_scorer_that_uses_no_gpu_scores_where_frames_are_decoded(present):
     assert places(machine, wanted=False, device="cpu").scorer.device == "cpu"
 
 
-def test_light_tasks_are_bounded_so_that_each_core_can_decode():
-    assert places(one_machine(2)).light_tasks == 1
-    assert places(FROM_ZERO).light_tasks == 8 * 32 // CPUS_PER_LIGHT_TASK
-    assert places(replace(one_machine(2), known=False)).light_tasks is None
+def test_the_cores_that_decode_are_counted_where_they_are_known():
+    assert places(one_machine(2)).cores == 2
+    assert places(FROM_ZERO).cores == 8 * 32
+    assert places(replace(one_machine(2), known=False)).cores is None
 
 
 def test_gpus_that_are_still_to_come_are_taken():

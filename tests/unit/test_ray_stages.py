@@ -53,6 +53,16 @@ def test_another_ray_makes_it_silent_with_one_warning(caplog):
     assert ray_stages.latest() == ()
 
 
+def test_light_stages_leave_the_cores_to_decoding_where_these_are_known():
+    from jobs.flow import light
+    from jobs.placement import Placement
+
+    bounds = [light(Placement(None, None, cores=cores)).get("compute") for cores in (None, 2, 32)]
+    assert bounds[0] is None
+    assert [bound.size for bound in bounds[1:]] == [1, 8]
+    assert light(Placement(None, None, cores=32), 1)["compute"].size == 32
+
+
 def test_the_functions_of_the_flow_are_those_that_have_names():
     from jobs import flow
     from pipeline import recall, sink, stages, verdicts

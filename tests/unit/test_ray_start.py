@@ -48,7 +48,7 @@ def test_what_ray_said_last_is_told_when_it_never_comes_up(says, tmp_path):
 
 
 def test_who_says_nothing_is_ended_and_tried_again(says, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_start, "START_S", 0.2)
+    monkeypatch.setattr(ray_start, "START_S", 2.0)
     pids = tmp_path / "pids"
     says(f"echo $$ >> {pids}; exec sleep 60")
     with pytest.raises(ClusterError, match="tried 3 times"):
