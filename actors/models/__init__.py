@@ -51,8 +51,8 @@ class ScorerFacts:
     frame_size: FrameSize
     """Size the frames are decoded at."""
     uses_gpu: bool = True
-    """Whether a GPU makes it faster; the small CPU models leave GPUs to others. One that says no is loaded by every process
-    that decodes, and sees windows in no order, unless `--score.pool.device cpu` asks for a pool."""
+    """Whether a GPU makes it faster; the small CPU models leave GPUs to others. One that says no is loaded by every
+    process that decodes, and sees windows in no order, unless `--score.pool.device cpu` asks for a pool."""
 
 
 @dataclass(frozen=True, slots=True)
