@@ -46,7 +46,7 @@ def test_a_dry_run_says_who_decides_routes_and_loads_no_model(model, tmp_path, c
     assert answer._run(str(videos), out, [one_query("a dog")], JobConfig(), CostOptions(), dry_run=True) == 0
     told = capsys.readouterr().err
     assert "(find, fragment)" in told
-    assert '"score": "1 to 1 actors' in told
+    assert '"score": "none: scored in the tasks that decode"' in told
     assert '"answer": "1 to 1 actors' not in told
 
 
