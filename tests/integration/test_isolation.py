@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 REASONS = {
     "segfault": "it ended with SIGSEGV",
-    "sleep": "it was ended after 2 s",
+    "sleep": "it was ended after 12 s",
     "fill_memory": "it needs more than 300 MB",
     "fork": "unexpected PermissionError while reading",
 }
@@ -38,7 +38,7 @@ QUERIES = [
 ]
 SETTINGS = (
     "--decode.decoder", "tests.hostile_decoders:by_name",
-    "--decode.timeout-s", "2", "--decode.memory-mb", "300",
+    "--decode.timeout-s", "12", "--decode.memory-mb", "300",
     "--window.length-s", "10",
 )  # fmt: skip
 
