@@ -105,9 +105,9 @@ def answer_archive(
     sampled = todo.map_batches(on_rows(sample, rows.DECODED), batch_size=1, **decoding)
 
     scoring = (job.scorer.make, config.score, job.queries)
-    if seat := place.scorer:
-        made_of = (*scoring, seat.device, seat.num_gpus)
-        scored = sampled.map_batches(Scorer, fn_constructor_args=made_of, **actors(seat))
+    if place.scorer:
+        made_of = (*scoring, place.scorer.device, place.scorer.num_gpus)
+        scored = sampled.map_batches(Scorer, fn_constructor_args=made_of, **actors(place.scorer))
     else:  # in the task that decoded: no frame leaves its process
         scored = sampled.map_batches(score_in_task(job.run.run_id, *scoring), batch_size=1, **decoding)
 
@@ -172,15 +172,13 @@ and nothing would be committed before the end."""
 def light(place: Placement, cores_per_task: int = CORES_PER_WRITER) -> dict[str, Any]:
     """Return the options of a light stage behind another, bounded where the cores are known.
 
-    Ray Data keeps an equal share of all CPUs free for each stage of tasks without a bound: of two CPUs one would never
-    decode, of 32 a dozen.
+    Ray Data keeps an equal share of all CPUs free for each stage of tasks without a bound: of two CPUs one did not
+    decode, of eight three (docs/log.md).
     """
     options = LIGHT | on(place.labels)
-    return (
-        options | {"compute": TaskPoolStrategy(max(1, place.cores // cores_per_task))}
-        if place.cores
-        else options
-    )
+    if place.cores:
+        options["compute"] = TaskPoolStrategy(max(1, place.cores // cores_per_task))
+    return options
 
 
 def on(labels: Mapping[str, str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.errors import ClusterError
 
 TRIES = 3
 START_S = 180.0
-"""Of one try: twice what Ray takes to give up on two slow cores with other work."""
+"""Of one try: three times what Ray took to give up on slow cores with other work."""
 POLL_S = 0.1
 IS_UP = b"Ray runtime started"
 
