@@ -37,6 +37,8 @@ TIMINGS = ("run_id", "decode_s", "score_s", "answer_s", "probe_s")
 QUERIES = ("a car", "a rabbit", "a person in a street")
 REPEATED = (".mp4", ".avi")
 """Clips that can be made longer by copying packets; others stay as they are."""
+LONG = "long"
+"""The archive on which time is compared; on the others memory is."""
 LONGER = 10
 SHARE_BOUND = 0.1
 GROWTH_BOUND_MB = 64.0
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> int:
             for name, seconds, copies in (
                 ("few", args.short_s, args.short_copies),
                 ("many", args.short_s, args.short_copies * LONGER),
-                ("long", args.seconds, args.copies),
+                (LONG, args.seconds, args.copies),
             )
         )
         turns = [run_turn("ray", videos, Path(folder), args.window_s) for videos in (few, many)]
@@ -215,7 +217,7 @@ def run_turn(way: str, videos: Path, folder: Path, window_s: float) -> Turn:
         # Ray's workers would step back behind whatever else runs on the machine, the loop would not
         "RAY_worker_niceness": "0",
     }
-    said, use = family.run(command, environment)
+    said, use = family.run(command, environment, weighs=videos.name != LONG)
     stats = json.loads(said.strip().splitlines()[-1])
     return Turn(
         way=way,
@@ -229,7 +231,7 @@ def run_turn(way: str, videos: Path, folder: Path, window_s: float) -> Turn:
 
 def compare(turns: list[Turn]) -> dict[str, Any]:
     """Return the figures: shares as medians over the long videos, growth from few short ones to many."""
-    long = [turn for turn in turns if turn.archive == "long"]
+    long = [turn for turn in turns if turn.archive == LONG]
     of = {
         (way, name): median(getattr(turn, name) for turn in long if turn.way == way)
         for way in ("ray", "loop")

@@ -6,11 +6,15 @@ import re
 import socket
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
+from jobs import own_machine
 from jobs.placement import NO_PROGRESS_S
 from pipeline.errors import ClusterError
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
 
 CONNECT_S = 10
 """Seconds to wait for a cluster's port to answer."""
@@ -63,12 +67,14 @@ def connected() -> Generator[None]:
     if not address:
         options |= {"num_cpus": _num_cpus(), "include_dashboard": False}
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with nullcontext() if address else own_machine.started():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
         raise ClusterError(explain_no_connection(address, error)) from error
     try:
-        _settle()
-        yield
+        context = _settle()
+        with nullcontext() if address else own_machine.used(context):
+            yield
     finally:
         ray.shutdown()
 
@@ -147,8 +153,8 @@ def check_token(address: str) -> None:
                 raise ClusterError(f"the cluster at {address} refuses {sent}; {SET_TOKEN}") from error
 
 
-def _settle() -> None:
-    """Set what every dataset of this process runs with."""
+def _settle() -> "DataContext":
+    """Set what every dataset of this process runs with, and return it."""
     from ray.data import DataContext
 
     from jobs import ray_stages
@@ -163,3 +169,4 @@ def _settle() -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.max_errored_blocks = 0  # errors travel as rows; what still raises is a bug and must stop the run
     ray_stages.watch(context)
+    return context

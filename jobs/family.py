@@ -39,8 +39,10 @@ class Use:
     """Highest memory of one process of a kind, per quarter of the run."""
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, Use]:
-    """Run a command to its end; return what it wrote to stdout, and what it used.
+def run(command: Sequence[str], environment: Mapping[str, str], weighs: bool = True) -> tuple[str, Use]:
+    """Run a command to its end; return what it wrote to stdout, and what it used; its memory only if that `weighs`.
+
+    Walking through pages of running processes is work of its own: leave it where time is what matters.
 
     Raises:
         JobError: it ended with an exit code; the end of what it said.
@@ -59,7 +61,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, Us
                 members = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             except psutil.NoSuchProcess:
                 break
-            is_weighing = at_s - weighed >= WEIGH_EVERY_S
+            is_weighing = weighs and at_s - weighed >= WEIGH_EVERY_S
             weighed = at_s if is_weighing else weighed
             for member in members:
                 _look(member, process.pid, at_s if is_weighing else None, spent, weights)
