@@ -45,8 +45,11 @@ SET_TOKEN = (
 
 
 @contextmanager
-def connected() -> Generator[None]:
+def connected(*, whole: bool = False) -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
+
+    Args:
+        whole: with all that Ray runs on a cluster, also on this machine: to measure what it does there.
 
     Raises:
         ClusterError: the address does not answer or refuses the token, or its Ray or Python is another.
@@ -64,16 +67,17 @@ def connected() -> Generator[None]:
 
     check_token(address)
     options: dict[str, Any] = {"address": address or "local"}
+    is_lean = not address and not whole
     if not address:
         options |= {"num_cpus": _num_cpus(), "include_dashboard": False}
     try:
-        with nullcontext() if address else own_machine.started():
+        with own_machine.started() if is_lean else nullcontext():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
         raise ClusterError(explain_no_connection(address, error)) from error
     try:
         context = _settle()
-        with nullcontext() if address else own_machine.used(context):
+        with own_machine.used(context) if is_lean else nullcontext():
             yield
     finally:
         ray.shutdown()

@@ -28,7 +28,7 @@ def main(blocks: int) -> None:
     """Send blocks through."""
     from jobs import cluster
 
-    with cluster.connected():
+    with cluster.connected(whole=True):
         import ray.data
         from ray.data import ActorPoolStrategy
 
