@@ -12,7 +12,8 @@ there. A neighbour that slows the cores in one of the turns makes the same work 
 share is also told of what either way spends beside the work that its stages count.
 
 Memory is compared between an archive of short videos, enough of them to fill every queue, and one ten times as long:
-the highest USS of one process of each kind, the object store's highest use, and what was spilled, as Ray says it.
+the highest USS of one process of each kind, the object store's highest use, and what was spilled, as Ray says it. It is
+not read where time is compared: reading it is work, and Ray has more processes.
 """
 
 import json

@@ -75,12 +75,12 @@ def connected(*, whole: bool = False) -> Generator[None]:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
         raise ClusterError(explain_no_connection(address, error)) from error
-    try:
-        context = _settle()
-        with own_machine.used(context) if is_lean else nullcontext():
+    context = _settle()
+    with own_machine.used(context) if is_lean else nullcontext():
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()  # with the parts that its datasets ran with
 
 
 def explain_no_connection(address: str, error: Exception) -> str:

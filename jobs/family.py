@@ -39,10 +39,13 @@ class Use:
     """Highest memory of one process of a kind, per quarter of the run."""
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], weighs: bool = True) -> tuple[str, Use]:
-    """Run a command to its end; return what it wrote to stdout, and what it used; its memory only if that `weighs`.
+def run(command: Sequence[str], environment: Mapping[str, str], *, weighs: bool = True) -> tuple[str, Use]:
+    """Run a command to its end; return what it wrote to stdout, and what it used.
 
-    Walking through pages of running processes is work of its own: leave it where time is what matters.
+    Args:
+        command: the program and its arguments.
+        environment: its variables.
+        weighs: whether memory is read, too: a walk through all pages of each process every few seconds.
 
     Raises:
         JobError: it ended with an exit code; the end of what it said.

@@ -6,19 +6,23 @@ actors: one keeps figures for the dashboard, one asks for machines. Each is a Py
 seconds. And the scheduling loop looks ten times a second whether a task has put out something. Here the five are left
 out, and the loop waits for tasks. What that saves is in docs/log.md.
 
-Ray has no settings for it: these are inner parts. Where a release calls them otherwise, Ray runs with all of them.
+`ray.init` has no settings for it: these are inner parts. Where a release calls them otherwise, Ray runs with its own.
 """
 
 import logging
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-"""Longest wait for a task between two steps of the scheduling loop; pools grow, and progress is noted, at steps."""
+"""Longest wait between two steps of the scheduling loop. Pools grow, progress is noted, and what a task puts out while
+it runs on is handed on, at steps."""
+NOBODY = b"127.0.0.1:1"
+"""Where the dashboard's server is said to listen: without an address, Ray's agent looks for one for ever."""
 
 Part = tuple[Any, str, Any]
 """An owner, the name of one of its parts, and what stands there instead."""
@@ -33,36 +37,32 @@ def started() -> Generator[None]:
 
 @contextmanager
 def used(context: Any) -> Generator[None]:
-    """Run the datasets of a DataContext within the block without Ray Data's actors, and with a loop that waits.
+    """Run datasets of this process within the block without Ray Data's actors, and with a loop that waits.
 
-    The cluster must be this machine alone, and stay so.
+    The cluster must be connected, be this machine alone, and stay so.
+
+    Args:
+        context: the DataContext that these datasets are made with.
     """
-    callbacks = list(context.custom_execution_callback_classes)
-    with _replaced(_of_ray_data) as is_replaced:
-        if is_replaced:
-            context.custom_execution_callback_classes = [*callbacks, _waits()]
-        try:
-            yield
-        finally:
-            context.custom_execution_callback_classes = callbacks
+    with _replaced(partial(_of_ray_data, context)):
+        yield
 
 
 @contextmanager
-def _replaced(find: Callable[[], list[Part]]) -> Generator[bool]:
-    """Have other parts in Ray within the block; False where this Ray has no such parts, and keeps its own."""
+def _replaced(find: Callable[[], list[Part]]) -> Generator[None]:
+    """Have other parts in Ray within the block; its own where they cannot be found or made."""
+    parts: list[Part] = []
+    kept: list[Part] = []
     try:
         parts = find()
         kept = [(owner, name, vars(owner)[name]) for owner, name, _ in parts]
-    except (ImportError, KeyError) as error:
-        logger.warning(
-            "Ray runs with all that a cluster needs: this release calls its parts otherwise (%r)", error
-        )
-        yield False
-        return
+    except (ImportError, AttributeError, KeyError, TypeError) as error:
+        logger.warning("Ray runs with all that a cluster needs: this release has other parts (%r)", error)
+        parts = []
     try:
         for owner, name, part in parts:
             setattr(owner, name, part)
-        yield True
+        yield
     finally:
         for owner, name, part in kept:
             setattr(owner, name, part)
@@ -70,13 +70,22 @@ def _replaced(find: Callable[[], list[Part]]) -> Generator[bool]:
 
 def _of_node() -> list[Part]:
     """Return the parts that start processes of a head."""
+    from ray._private import ray_constants
     from ray._private.node import Node
 
-    return [(Node, name, _nothing) for name in ("start_monitor", "start_api_server", "start_log_monitor")]
+    def no_api_server(node: Any, **_: Any) -> None:
+        key, namespace = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+        node.get_gcs_client().internal_kv_put(key, NOBODY, True, namespace)
+
+    return [
+        (Node, "start_api_server", no_api_server),
+        (Node, "start_monitor", _nothing),
+        (Node, "start_log_monitor", _nothing),
+    ]
 
 
-def _of_ray_data() -> list[Part]:
-    """Return the parts that start actors."""
+def _of_ray_data(context: Any) -> list[Part]:
+    """Return the parts that start actors, and the callbacks of a DataContext."""
     import ray
     from ray.data._internal import stats
     from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
@@ -100,12 +109,18 @@ def _of_ray_data() -> list[Part]:
             """Return what this machine has."""
             return self.resources
 
+    machine = OneMachine()
     manager: Any = vars(stats)["_StatsManager"]
     told = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
     return [
-        (streaming_executor, "create_cluster_autoscaler", lambda *_, **__: OneMachine()),
+        (streaming_executor, "create_cluster_autoscaler", lambda *_, **__: machine),
         (manager, "gen_dataset_id_from_stats_actor", staticmethod(lambda: uuid.uuid4().hex)),
         *((manager, name, staticmethod(_nothing)) for name in told),
+        (
+            context,
+            "custom_execution_callback_classes",
+            [*context.custom_execution_callback_classes, _waits()],
+        ),
     ]
 
 
@@ -127,11 +142,12 @@ def _waits() -> type[Any]:
         def on_execution_step(self, executor: Any) -> None:
             """Wait for the first of the running tasks."""
             try:
+                is_ending = executor._shutdown
                 tasks = [task for operator in executor._topology for task in operator.get_active_tasks()]
-                waitables = [task.get_waitable() for task in tasks]
+                waitables = list(dict.fromkeys(task.get_waitable() for task in tasks))
             except AttributeError:  # another release: it waits as it does without this
                 return
-            if waitables:
+            if waitables and not is_ending:
                 ray.wait(waitables, num_returns=1, timeout=WAIT_S, fetch_local=False)
 
     return Waits

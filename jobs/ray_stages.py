@@ -1,4 +1,4 @@
-"""What Ray's stages are doing: the one place that touches inner parts of Ray Data.
+"""What Ray's stages are doing, from inner parts of Ray Data.
 
 Ray calls an execution callback from its scheduling loop; this one notes a few numbers now and then and does nothing
 else there. Should a release of Ray call these parts otherwise, nothing is noted any more, which is said once; the run

@@ -134,7 +134,7 @@ def train_policy(labels: str, out: str, config: PolicyConfig, videos: str = "") 
         f"{model.files.name}@{model.files.revision}", fingerprint(config, without=("epochs",)), place,
         {split: [group["part"] for group in mine] for split, mine in groups.items()},
     )  # fmt: skip
-    with cluster.connected():
+    with cluster.connected(whole=True):  # Ray Train asks a head's server for the state of its actors
         from jobs.training import flow
 
         look = partial(look_again, Reader(config.decode, WindowConfig()), place, model.frame_size)

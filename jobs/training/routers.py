@@ -69,7 +69,7 @@ def train_routers(labels: str, out: str, config: RoutersConfig, videos: str = ""
     heads = _begun(out, config, hidden_size, f"{model.files.name}@{model.files.revision}")
     folder = store.join(out, "_states", parts.name_of(fingerprint(config, without=OF_STAGES), heads.model))
     place = videos or videos_of(labels)
-    with cluster.connected():
+    with cluster.connected(whole=True):  # Ray Train asks a head's server for the state of its actors
         _compute_states(place, [group for mine in groups.values() for group in mine], folder, config)
         for stage in stages:
             _train(stage, heads, folder, [group["part"] for group in groups[stage.head]], out, config)

@@ -1,10 +1,12 @@
 """Ray without what only a cluster needs; and what comes of it where Ray calls those parts otherwise."""
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.data._internal.execution import streaming_executor
 
 from jobs import own_machine
 
@@ -13,13 +15,36 @@ class Owner:
     part = "Ray's"
 
 
-@pytest.mark.parametrize("find", [own_machine._of_node, own_machine._of_ray_data])
-def test_this_ray_has_the_parts_and_gets_them_back(find):
-    before = {(owner, name): vars(owner)[name] for owner, name, _ in find()}
-    with own_machine._replaced(find) as is_replaced:
-        assert is_replaced
-        assert not [key for key, part in before.items() if vars(key[0])[key[1]] is part]
-    assert [key for key, part in before.items() if vars(key[0])[key[1]] is not part] == []
+@pytest.fixture
+def context(monkeypatch):
+    """A DataContext with a callback, on a cluster of two cores."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "object_store_memory": 7.0})
+    return SimpleNamespace(custom_execution_callback_classes=[Owner])
+
+
+def parts_of(find):
+    return {(id(owner), name): vars(owner)[name] for owner, name, _ in find()}
+
+
+@pytest.mark.parametrize("of", ["node", "ray_data"])
+def test_this_ray_has_the_parts_and_gets_them_back(of, context, caplog):
+    find = partial(own_machine._of_ray_data, context) if of == "ray_data" else own_machine._of_node
+    before = parts_of(find)
+    with own_machine._replaced(find):
+        now = parts_of(find)
+        assert [name for name in before if now[name] is before[name]] == []
+    assert parts_of(find) == before
+    assert not caplog.records
+
+
+def test_a_dataset_may_use_the_whole_machine_and_is_watched_as_before(context):
+    with own_machine.used(context):
+        first, waits = context.custom_execution_callback_classes
+        assert (first, waits.__name__) == (Owner, "Waits")
+        machine = streaming_executor.create_cluster_autoscaler("topology", execution_id="1")
+        assert machine.get_total_resources().cpu == 2
+        assert machine.get_total_resources().object_store_memory == 7
+    assert context.custom_execution_callback_classes == [Owner]
 
 
 def test_parts_come_back_after_an_error():
@@ -28,44 +53,46 @@ def test_parts_come_back_after_an_error():
             assert Owner.part == "ours"
             raise ValueError("in the block")
 
-    with pytest.raises(ValueError, match="in the block"):
+    with pytest.raises(ValueError, match="in the block") as caught:
         fails()
+    assert caught.value.__context__ is None
     assert Owner.part == "Ray's"
 
 
-@pytest.mark.parametrize("error", [ImportError("no module stats"), None])
+@pytest.mark.parametrize(
+    "error", [ImportError("no stats"), TypeError("abstract"), AttributeError("no such"), None]
+)
 def test_another_ray_runs_as_it_comes_and_says_so(caplog, error):
     def find():
         if error:
             raise error
         return [(Owner, "part", "ours"), (Owner, "gone", "ours")]
 
-    with caplog.at_level(logging.WARNING), own_machine._replaced(find) as is_replaced:
-        assert not is_replaced
+    with caplog.at_level(logging.WARNING), own_machine._replaced(find):
         assert Owner.part == "Ray's"
     (record,) = caplog.records
-    assert "this release calls its parts otherwise" in record.message
-    assert ("no module stats" if error else "gone") in record.message
-
-
-def test_other_callbacks_stay_and_ours_goes():
-    context = SimpleNamespace(custom_execution_callback_classes=["watches"])
-    with own_machine.used(context):
-        first, waits = context.custom_execution_callback_classes
-        assert (first, waits.__name__) == ("watches", "Waits")
-    assert context.custom_execution_callback_classes == ["watches"]
+    assert "this release has other parts" in record.message
+    assert (str(error) if error else "gone") in record.message
+    assert Owner.part == "Ray's"
 
 
 def test_the_loop_waits_for_the_first_of_all_running_tasks(monkeypatch):
     asked = []
-    monkeypatch.setattr(ray, "wait", lambda refs, **options: asked.append((refs, options["num_returns"])))
+    monkeypatch.setattr(ray, "wait", lambda refs, **options: asked.append((refs, options)))
 
-    def operator(*refs):
-        tasks = [SimpleNamespace(get_waitable=lambda ref=ref: ref) for ref in refs]
-        return SimpleNamespace(get_active_tasks=lambda: tasks)
+    def executor(*operators, is_ending=False):
+        tasks = [[SimpleNamespace(get_waitable=lambda ref=ref: ref) for ref in refs] for refs in operators]
+        topology = [SimpleNamespace(get_active_tasks=lambda mine=mine: mine) for mine in tasks]
+        return SimpleNamespace(_topology=topology, _shutdown=is_ending)
 
     step = own_machine._waits()().on_execution_step
-    for operators in ([operator("a", "b"), operator("c")], [operator()], [SimpleNamespace()]):
-        step(SimpleNamespace(_topology=operators))
-    step(SimpleNamespace())
-    assert asked == [(["a", "b", "c"], 1)]
+    for now in (
+        executor("ab", "ca"),
+        executor(""),
+        executor("d", is_ending=True),
+        SimpleNamespace(_shutdown=False),
+    ):
+        step(now)
+    assert asked == [
+        (["a", "b", "c"], {"num_returns": 1, "timeout": own_machine.WAIT_S, "fetch_local": False})
+    ]
