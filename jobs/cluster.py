@@ -49,7 +49,7 @@ def connected(*, whole: bool = False) -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
 
     Args:
-        whole: with all that Ray runs on a cluster, also on this machine: to measure what it does there.
+        whole: with all that Ray runs on a cluster, also on this machine: for Ray Train, and to measure what it costs.
 
     Raises:
         ClusterError: the address does not answer or refuses the token, or its Ray or Python is another.

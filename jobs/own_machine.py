@@ -92,12 +92,10 @@ def _of_ray_data(context: Any) -> list[Part]:
     from ray.data._internal.execution import streaming_executor
     from ray.data._internal.execution.interfaces import ExecutionResources
 
+    resources: Callable[[Any], ExecutionResources] = ExecutionResources.from_resource_dict
+
     class OneMachine(ClusterAutoscaler):
         """What a dataset may use: all of this machine."""
-
-        def __init__(self) -> None:
-            has: dict[str, Any] = ray.cluster_resources()
-            self.resources = ExecutionResources.from_resource_dict(has)
 
         def try_trigger_scaling(self) -> None:
             """There is no machine to ask for."""
@@ -106,8 +104,8 @@ def _of_ray_data(context: Any) -> list[Part]:
             """Nothing was asked for."""
 
         def get_total_resources(self) -> ExecutionResources:
-            """Return what this machine has."""
-            return self.resources
+            """Return what this machine has; asked for at most once a second."""
+            return resources(ray.cluster_resources())
 
     machine = OneMachine()
     manager: Any = vars(stats)["_StatsManager"]
