@@ -70,17 +70,18 @@ def connected(*, whole: bool = False) -> Generator[None]:
     is_lean = not address and not whole
     if not address:
         options |= {"num_cpus": _num_cpus(), "include_dashboard": False}
-    try:
-        with own_machine.started() if is_lean else nullcontext():
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
-        raise ClusterError(explain_no_connection(address, error)) from error
-    context = _settle()
-    with own_machine.used(context) if is_lean else nullcontext():
+    with own_machine.in_turn() if is_lean else nullcontext():
         try:
-            yield
-        finally:
-            ray.shutdown()  # with the parts that its datasets ran with
+            with own_machine.started() if is_lean else nullcontext():
+                ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
+            raise ClusterError(explain_no_connection(address, error)) from error
+        context = _settle()
+        with own_machine.used(context) if is_lean else nullcontext():
+            try:
+                yield
+            finally:
+                ray.shutdown()  # with the parts that its datasets ran with
 
 
 def explain_no_connection(address: str, error: Exception) -> str:

@@ -4,15 +4,18 @@ Where a command starts Ray for itself there is no other machine, no dashboard, n
 tasks, each of seconds. Yet Ray starts an autoscaler, a dashboard's server and a monitor of logs, and Ray Data two
 actors: one keeps figures for the dashboard, one asks for machines. Each is a Python process that takes a core for
 seconds. And the scheduling loop looks ten times a second whether a task has put out something. Here the five are left
-out, and the loop waits for tasks. What that saves is in docs/log.md.
+out, and the loop waits for tasks. Ray's own threads wake up some 500 times a second; each time a decoder or a model
+would be cut short for them, and its caches with it: here they wait for their turn. What all that saves is in
+docs/log.md.
 
 `ray.init` has no settings for it: these are inner parts. Where a release calls them otherwise, Ray runs with its own.
 """
 
 import logging
+import os
 import uuid
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -26,6 +29,25 @@ NOBODY = b"127.0.0.1:1"
 
 Part = tuple[Any, str, Any]
 """An owner, the name of one of its parts, and what stands there instead."""
+
+
+@contextmanager
+def in_turn() -> Generator[None]:
+    """Run this thread, and all that it starts within the block, under SCHED_BATCH: who wakes up cuts nobody short.
+
+    Where the user or the system has decided otherwise, it stays so.
+    """
+    before = os.sched_getscheduler(0)
+    may_change = before == os.SCHED_OTHER
+    if may_change:
+        with suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        if may_change:
+            with suppress(OSError):
+                os.sched_setscheduler(0, before, os.sched_param(0))
 
 
 @contextmanager

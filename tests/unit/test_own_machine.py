@@ -1,6 +1,7 @@
 """Ray without what only a cluster needs; and what comes of it where Ray calls those parts otherwise."""
 
 import logging
+import os
 from functools import partial
 from types import SimpleNamespace
 
@@ -45,6 +46,27 @@ def test_a_dataset_may_use_the_whole_machine_and_is_watched_as_before(context):
         assert machine.get_total_resources().cpu == 2
         assert machine.get_total_resources().object_store_memory == 7
     assert context.custom_execution_callback_classes == [Owner]
+
+
+def test_threads_take_turns_within_the_block_alone():
+    with own_machine.in_turn():
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_who_may_not_or_need_not_set_a_policy_goes_on_without(monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    with own_machine.in_turn():
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    set_to = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda _, policy, __: set_to.append(policy))
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_IDLE)
+    with own_machine.in_turn():
+        pass
+    assert not set_to
 
 
 def test_parts_come_back_after_an_error():
