@@ -1,11 +1,11 @@
 """Compaction behind real jobs, killed by SIGKILL, and in a real bucket: the rows stay, each once."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,37 +52,43 @@ def test_killed_at_any_time_and_called_again(tmp_path):
     seed = str(tmp_path / "seed")
     for number in range(3):
         run_of(seed, range(10 * number, 10 * number + 10))
-    before, started = everything(seed), time.monotonic()
-    assert _compact(_copy(seed, str(tmp_path / "whole"))).wait() == 0
-    full_s = time.monotonic() - started
+    before = everything(seed)
+    whole = _at_work(_copy(seed, tmp_path / "whole"))
+    began_s = time.monotonic()
+    assert whole.wait() == 0
+    work_s = time.monotonic() - began_s
     assert everything(str(tmp_path / "whole")) == before
     killed = 0
     for number in range(TRIES):
-        out = _copy(seed, str(tmp_path / f"out{number}"))
-        process = _compact(out)
+        out = _copy(seed, tmp_path / f"out{number}")
+        process = _at_work(out)
         try:
-            process.wait(timeout=random.Random(number).uniform(0.6, 1.1) * full_s)
+            process.wait(timeout=work_s * number / TRIES)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         assert everything(out) == before, f"readers right after the kill, try {number}"
-        assert _compact(out).wait() == 0
+        assert _at_work(out).wait() == 0
         assert everything(out) == before, f"after the next compaction, try {number}"
         assert len(list((tmp_path / f"out{number}").glob("*/*.parquet"))) == 3
     assert killed, "no try was killed before it had finished"
 
 
-def _copy(seed: str, out: str) -> str:
-    fs, _ = store.open_fs(out)
-    fs.copy(seed, out, recursive=True)
-    return out
+def _copy(seed: str, out: Path) -> str:
+    fs, _ = store.open_fs(seed)
+    fs.copy(seed, str(out), recursive=True)
+    return str(out)
 
 
-def _compact(out: str) -> "subprocess.Popen[bytes]":
+def _at_work(out: str) -> "subprocess.Popen[bytes]":
+    """Return a compaction that has begun to write, or has ended."""
     command = [sys.executable, "-m", "jobs", "compact", out]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **QUIET}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    while process.poll() is None and not Path(swap.staging(out)).exists():
+        time.sleep(0.001)
+    return process
 
 
 @pytest.mark.needs_ceph

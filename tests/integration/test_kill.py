@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from pipeline import rows
 from tests.integration.ray_head import QUIET, ROOT
@@ -35,32 +36,37 @@ def start(arguments, address) -> "subprocess.Popen[str]":
 
 def test_killed_at_any_time_and_run_again(ray_address, clips, ask, tmp_path):
     queries = ask(*QUERIES)
-    started = time.monotonic()
     whole = start(command(clips, queries, tmp_path / "whole"), ray_address)
     _, err = whole.communicate(timeout=900)
     assert whole.returncode == 0, err
-    full_s = time.monotonic() - started
+    num_parts = len(parts(tmp_path / "whole"))
     expected = {table: comparable(tmp_path / "whole", table) for table in rows.TABLES}
     cut_short = 0
     for seed in range(TRIES):
         out = tmp_path / f"out{seed}"
-        cut_short += _kill_and_finish(
-            command(clips, queries, out), ray_address, random.Random(seed).uniform(1, 0.6 * full_s)
-        )
+        num_before = random.Random(seed).randrange(num_parts // 2)
+        cut_short += _kill_and_finish(command(clips, queries, out), ray_address, out, num_before)
         for table in rows.TABLES:
             assert comparable(out, table) == expected[table], f"{table} after a kill, seed {seed}"
         assert not list(out.glob("_run/*/staging/*")), "leftovers of the killed run"
-        print(f"seed {seed}: {len(read(out, 'answers'))} answers, complete and unique")
+        num_answers = len(read(out, "answers"))
+        print(
+            f"seed {seed}: killed behind {num_before} of {num_parts} parts; {num_answers} answers, each once"
+        )
     assert cut_short, "no try was killed before it had finished"
 
 
-def _kill_and_finish(arguments, address, after_s) -> bool:
-    """Kill a run after some seconds, run it again to its end; return whether the kill came in time."""
+def parts(out: Path) -> list[Path]:
+    return list(out.glob("answers/*.parquet"))
+
+
+def _kill_and_finish(arguments, address, out, num_before) -> bool:
+    """Kill a run once it has committed some parts, run it again to its end; return whether the kill came in time."""
     victim = start(arguments, address)
-    try:
-        victim.wait(timeout=after_s)
-    except subprocess.TimeoutExpired:
-        victim.send_signal(signal.SIGKILL)
+    while victim.poll() is None and (len(parts(out)) < num_before or not (out / "_run").exists()):
+        time.sleep(0.01)
+    time.sleep(random.Random(num_before).uniform(0, 0.5))  # at any moment, not when a part has just come
+    victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=30)
     again = start(arguments, address)
     _, err = again.communicate(timeout=900)

@@ -11,20 +11,27 @@ TOLD = """
 import json, os, sys, psutil, ray
 from jobs import cluster
 
+def about(process):
+    try:
+        return " ".join(process.cmdline()), os.sched_getscheduler(process.pid)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return None
+
 with cluster.connected(whole=sys.argv[1] == "whole"):
     rows = ray.data.range(6, override_num_blocks=3).map(lambda row: {"twice": 2 * row["id"]}).take_all()
-    begun = psutil.Process().children(recursive=True)
-    titles = [" ".join(process.cmdline()) for process in begun]
-    policies = {os.sched_getscheduler(process.pid) for process in [psutil.Process(), *begun]}
+    begun = filter(None, map(about, [psutil.Process(), *psutil.Process().children(recursive=True)]))
+    titles, policies = zip(*begun)
+    actors = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]  # their titles come later
 after = os.sched_getscheduler(0)
-print(json.dumps({"sum": sum(row["twice"] for row in rows), "titles": titles, "policies": [*policies], "after": after}))
+total = sum(row["twice"] for row in rows)
+print(json.dumps({"sum": total, "titles": [*titles, *actors], "policies": [*{*policies}], "after": after}))
 """
 FOR_CLUSTERS = [
     "dashboard/dashboard.py",
     "/monitor.py",
     "log_monitor.py",
-    "_StatsActor",
-    "_AutoscalingCoordinatorActor",
+    "datasets_stats_actor",
+    "AutoscalingCoordinator",
 ]
 
 

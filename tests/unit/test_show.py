@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -351,12 +350,10 @@ def test_a_wrong_option_is_a_usage_error(out: str) -> None:
         show.main([out, "SELECT 1", "--limit", "0"])
 
 
-def test_it_starts_soon_and_loads_no_heavy_library(out: str) -> None:
+def test_it_loads_no_heavy_library(out: str) -> None:
     program = "import sys; from jobs import show; show.main(sys.argv[1:])\n"
     program += "print(sorted({'torch', 'ray', 'pandas', 'av'} & {*sys.modules}))"
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program, out], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    assert time.monotonic() - begin < 10  # under 1 s on an idle machine

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import pickle
-import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,25 +45,42 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert store.read_bytes(uri) == b"old"
 
 
-def test_a_folder_that_another_command_tidies_away_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["its parent is made", "it is found to be there", "it is made"])
+def test_a_folder_that_another_command_tidies_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     """As it is when one driver gives an empty output folder back while the next one takes it."""
-    folder, ended = tmp_path / "out" / "lease", threading.Event()
+    folder, make, open_file, num_tidied = tmp_path / "out" / "lease", os.mkdir, Path.open, 0
+    if when == "it is found to be there":
+        folder.mkdir(parents=True)
 
     def tidy() -> None:
-        while not ended.is_set():
-            with contextlib.suppress(OSError):
+        nonlocal num_tidied
+        if num_tidied < 3:
+            num_tidied += 1
+            with contextlib.suppress(FileNotFoundError):
                 folder.rmdir()
-                folder.parent.rmdir()
+            folder.parent.rmdir()
 
-    other = threading.Thread(target=tidy)
-    other.start()
-    try:
-        for _ in range(300):
-            store.write_bytes(str(folder / "f"), b"x")
-            store.delete(str(folder / "f"))
-    finally:
-        ended.set()
-        other.join()
+    def meets_at_making(path: Path, mode: int = 0o777) -> None:
+        if Path(path) == folder and folder.parent.exists() and when == "its parent is made":
+            tidy()
+        try:
+            make(path, mode)
+        except FileExistsError:
+            tidy()
+            raise
+
+    def meets_at_opening(path: Path, *arguments: Any) -> Any:
+        if path.parent == folder and when == "it is made":
+            tidy()
+        return open_file(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", meets_at_making)
+    monkeypatch.setattr(Path, "open", meets_at_opening)
+    store.write_bytes(str(folder / "f"), b"x")
+    assert store.read_bytes(str(folder / "f")) == b"x"
+    assert num_tidied == (1 if when == "it is found to be there" else 3)
 
 
 def test_a_table_comes_back_compressed(tmp_path: Path) -> None:
