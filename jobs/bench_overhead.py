@@ -300,7 +300,7 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
         " equal bit for bit, run ids and timings left out.",
         "",
         *table(
-            ["way", "archive", "windows", "wall s", "CPU s", "of it work", "others' cores"],
+            ["way", "archive", "windows", "wall s", "CPU s", "of it work", "others' cores", "stolen cores"],
             [
                 [
                     turn.way,
@@ -310,6 +310,7 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
                     f"{turn.cpu_s:.1f}",
                     f"{turn.work_s:.1f}",
                     f"{turn.foreign_cores:.2f}",
+                    f"{turn.stolen_cores:.2f}",
                 ]
                 for turn in turns
             ],
@@ -318,7 +319,8 @@ def _write(args: Arguments, turns: list[Turn], figures: dict[str, Any], lacking:
         f"ray_share = 1 - loop / Ray, medians of whole commands: **{figures['ray_share']:.1%} of CPU time**,"
         f" {figures['ray_share_wall']:.1%} of wall time. Of CPU time beside the work that the stages count, which is"
         f" the same either way: {figures['ray_share_beside_work']:.1%}. Others' cores are those that strangers to the"
-        " run kept busy meanwhile: where they are not near 0, wall time says little.",
+        " run kept busy meanwhile, and stolen ones what the machine beneath gave to other machines: where they are not"
+        " near 0, wall time says little.",
         "",
         "CPU seconds per kind of process, last turn of each way:",
         "",

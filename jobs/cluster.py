@@ -16,8 +16,12 @@ from pipeline.errors import ClusterError
 if TYPE_CHECKING:
     from ray.data import DataContext
 
+logger = logging.getLogger(__name__)
+
 CONNECT_S = 10
 """Seconds to wait for a cluster's port to answer."""
+
+START_TRIES = 3
 
 MISMATCH = re.compile(
     r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL
@@ -49,7 +53,8 @@ def connected(*, whole: bool = False) -> Generator[None]:
     """Join the cluster of RAY_ADDRESS (as a submitted job does), else start Ray on this machine; leave it at the end.
 
     Args:
-        whole: with all that Ray runs on a cluster, also on this machine: for Ray Train, and to measure what it costs.
+        whole: with all that Ray runs on a cluster, and as it runs there, also on this machine: for Ray Train, and to
+            measure what a cluster costs. Else own_machine.py says what is different.
 
     Raises:
         ClusterError: the address does not answer or refuses the token, or its Ray or Python is another.
@@ -73,7 +78,7 @@ def connected(*, whole: bool = False) -> Generator[None]:
     with own_machine.in_turn() if is_lean else nullcontext():
         try:
             with own_machine.started() if is_lean else nullcontext():
-                ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+                _init(options)
         except Exception as error:  # a machine too busy to start Ray in time makes it raise Exception itself
             raise ClusterError(explain_no_connection(address, error)) from error
         context = _settle()
@@ -82,6 +87,20 @@ def connected(*, whole: bool = False) -> Generator[None]:
                 yield
             finally:
                 ray.shutdown()  # with the parts that its datasets ran with
+
+
+def _init(options: dict[str, Any], tries: int = START_TRIES) -> None:
+    """Join a cluster; or start Ray, anew where a machine is too busy for the 30 s that Ray gives its processes."""
+    import ray
+
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except Exception as error:
+        if options["address"] != "local" or tries == 1:
+            raise
+        logger.warning("Ray did not start and is started again: %s", error)
+        ray.shutdown()
+        _init(options, tries - 1)
 
 
 def explain_no_connection(address: str, error: Exception) -> str:

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ it runs on is handed on, at steps."""
 NOBODY = b"127.0.0.1:1"
 """Where the dashboard's server is said to listen: without an address, Ray's agent looks for one for ever."""
 
+DEVICES = Path("/dev")
+
 Part = tuple[Any, str, Any]
 """An owner, the name of one of its parts, and what stands there instead."""
 
@@ -35,19 +38,20 @@ Part = tuple[Any, str, Any]
 def in_turn() -> Generator[None]:
     """Run this thread, and all that it starts within the block, under SCHED_BATCH: who wakes up cuts nobody short.
 
-    Where the user or the system has decided otherwise, it stays so.
+    Threads that were there before keep their policy, those begun within the block keep this one. Nothing is changed
+    where the user has chosen another policy, where a container forbids it, and where there is a GPU: it would stand
+    still while the thread that feeds it waits for a decoder.
     """
-    before = os.sched_getscheduler(0)
-    may_change = before == os.SCHED_OTHER
-    if may_change:
-        with suppress(OSError):  # a container may forbid it
+    is_set = False
+    with suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER and not any(DEVICES.glob("nvidia[0-9]*")):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            is_set = True
     try:
         yield
     finally:
-        if may_change:
-            with suppress(OSError):
-                os.sched_setscheduler(0, before, os.sched_param(0))
+        if is_set:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @contextmanager

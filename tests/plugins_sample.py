@@ -74,7 +74,7 @@ BRIGHTNESS = ScorerEntry(
 class OneByOne(Brightness):
     """Score a window once all windows before it are committed in the output folder that `--score.model` names."""
 
-    PATIENCE_S = 60
+    PATIENCE_S = 600
 
     def __init__(self, out: str):
         self.out, self.num_scored = Path(out), 0

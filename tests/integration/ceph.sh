@@ -70,13 +70,13 @@ start() { # FOLDER S3_PORT MON_PORT ACCESS_KEY SECRET_KEY
   monmaptool --create --addv a "[v1:127.0.0.1:$3]" --fsid "$fsid" "$folder/monmap" > /dev/null
   ceph-mon -c "$CEPH_CONF" --mkfs -i a --monmap "$folder/monmap"
   ceph-mon -c "$CEPH_CONF" -i a
-  until_true "the monitor" 50 create_osd
+  until_true "the monitor" 300 create_osd
   ceph-osd -c "$CEPH_CONF" -i 0 --mkfs --mkkey --no-mon-config --osd-uuid "$OSD" > /dev/null 2>&1 || true # complains, works
-  until_true "the OSD" 50 start_osd # a young monitor refuses it now and then
-  until_true "the OSD" 100 osd_is_up
+  until_true "the OSD" 300 start_osd # a young monitor refuses it now and then
+  until_true "the OSD" 600 osd_is_up
   radosgw -c "$CEPH_CONF" -n client.rgw.a
   radosgw-admin -c "$CEPH_CONF" user create --uid=t --display-name=t --access-key="$4" --secret-key="$5" > /dev/null
-  until_true "the gateway" 300 answers "$2"
+  until_true "the gateway" 1200 answers "$2"
 }
 
 stop() { # FOLDER

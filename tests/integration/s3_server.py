@@ -56,7 +56,7 @@ def s3_server() -> Iterator[S3Server]:
         subprocess.run(
             [SCRIPT, "start", folder, port, str(free_port()), server.access_key, server.secret_key],
             check=True,
-            timeout=120,
+            timeout=600,
         )
         yield server
     finally:

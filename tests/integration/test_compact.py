@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -53,42 +54,45 @@ def test_killed_at_any_time_and_called_again(tmp_path):
     for number in range(3):
         run_of(seed, range(10 * number, 10 * number + 10))
     before = everything(seed)
-    whole = _at_work(_copy(seed, tmp_path / "whole"))
-    began_s = time.monotonic()
+    whole, num_changes = _compact(_copy(seed, tmp_path / "whole"))
     assert whole.wait() == 0
-    work_s = time.monotonic() - began_s
     assert everything(str(tmp_path / "whole")) == before
     killed = 0
     for number in range(TRIES):
         out = _copy(seed, tmp_path / f"out{number}")
-        process = _at_work(out)
-        try:
-            process.wait(timeout=work_s * number / TRIES)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+        process, _ = _compact(out, 1 + num_changes * number // TRIES)
+        process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
-        assert everything(out) == before, f"readers right after the kill, try {number}"
-        assert _at_work(out).wait() == 0
-        assert everything(out) == before, f"after the next compaction, try {number}"
+        assert everything(str(out)) == before, f"readers right after the kill, try {number}"
+        assert _compact(out)[0].wait() == 0
+        assert everything(str(out)) == before, f"after the next compaction, try {number}"
         assert len(list((tmp_path / f"out{number}").glob("*/*.parquet"))) == 3
     assert killed, "no try was killed before it had finished"
 
 
-def _copy(seed: str, out: Path) -> str:
+def _copy(seed: str, out: Path) -> Path:
     fs, _ = store.open_fs(seed)
     fs.copy(seed, str(out), recursive=True)
-    return str(out)
+    return out
 
 
-def _at_work(out: str) -> "subprocess.Popen[bytes]":
-    """Return a compaction that has begun to write, or has ended."""
-    command = [sys.executable, "-m", "jobs", "compact", out]
+def _compact(out: Path, most: float = inf) -> "tuple[subprocess.Popen[bytes], int]":
+    """Return a compaction once files have come or gone so often in its folder, or when it has ended; and how often."""
+    command = [sys.executable, "-m", "jobs", "compact", str(out)]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **QUIET}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while process.poll() is None and not Path(swap.staging(out)).exists():
+    files, num_changes = _files(out), 0
+    while process.poll() is None and num_changes < most:
         time.sleep(0.001)
-    return process
+        now = _files(out)
+        num_changes += now != files
+        files = now
+    return process, num_changes
+
+
+def _files(out: Path) -> set[str]:
+    return {f"{folder}/{name}" for folder, _, names in os.walk(out) for name in names}
 
 
 @pytest.mark.needs_ceph
@@ -104,7 +108,7 @@ def test_in_a_bucket(s3: Bucket, monkeypatch) -> None:
                 break
             except Killed:
                 pass
-        assert everything(out) == before, f"readers right after the kill at step {step}"
+        assert everything(str(out)) == before, f"readers right after the kill at step {step}"
         ledger.recover(out)
         listed = [entry.uri for entry in store.list_files(store.join(out, "answers"))]
         assert listed == ledger.part_files(out, "answers"), "nothing is half done"

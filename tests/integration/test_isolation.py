@@ -127,7 +127,7 @@ def test_a_decoder_that_breaks_costs_its_video_only(kind, tmp_path, monkeypatch)
         look(ours, named(tmp_path, kind))
     assert str(tmp_path / f"{kind}.mp4") in str(caught.value)
     assert children() == []
-    assert look(ours, named(tmp_path, "good")).shape == (3, 96, 160, 3)
+    assert look(reader(), named(tmp_path, "good")).shape == (3, 96, 160, 3)
 
 
 def test_standard_error_never_fills(tmp_path):

@@ -16,7 +16,7 @@ from tests.integration.ray_head import QUIET, ROOT
 from tests.integration.results import comparable, read
 
 TRIES = int(os.environ.get("REELSIFT_KILL_TRIES", "1"))
-SETTINGS = ("--window.length-s", "1", "--sink.windows-per-part", "1")
+SETTINGS = ("--window.length-s", "1", "--sink.windows-per-part", "1", "--sink.compact-files", "0")
 QUERIES = [
     {"query_id": "rabbit", "kind": "find", "text": "a rabbit"},
     {"query_id": "car", "kind": "flag", "text": "a car"},
@@ -57,7 +57,7 @@ def test_killed_at_any_time_and_run_again(ray_address, clips, ask, tmp_path):
 
 
 def parts(out: Path) -> list[Path]:
-    return list(out.glob("answers/*.parquet"))
+    return [path for table in rows.TABLES for path in out.glob(f"{table}/*.parquet")]
 
 
 def _kill_and_finish(arguments, address, out, num_before) -> bool:

@@ -6,6 +6,7 @@ What may not be written is said before anything is decoded.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -90,7 +91,9 @@ def test_two_drivers_on_one_bucket(s3: Bucket, s3_ray_address, start, reelsift, 
     first = start(*arguments, RAY_ADDRESS=s3_ray_address)
     while lease.read(out) is None and first.poll() is None:
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # it shall not end before the second has started
     second = reelsift(*arguments, **NO_RAY)
+    first.send_signal(signal.SIGCONT)
     assert second.code == 3, second.err
     for word in (f"another driver writes to {out}", f"process {first.pid} on ", "Wait until it has finished"):
         assert word in second.err

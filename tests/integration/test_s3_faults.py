@@ -70,10 +70,16 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(origin, "GAP_BYTES", 500)
     monkeypatch.setattr(origin, "OPENING_JUMP_BYTES", 8000)
     monkeypatch.setattr(origin, "OPENING_READ_BYTES", 1000)
-    monkeypatch.setattr(ranges, "STALL_S", 0.5)
+    monkeypatch.setattr(ranges, "STALL_S", 5.0)
     monkeypatch.setattr(ranges, "PATIENCE_S", 20.0)
     monkeypatch.setattr(ranges, "FIRST_WAIT_S", 0.05)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait long where the line stalls on purpose."""
+    monkeypatch.setattr(ranges, "STALL_S", 0.5)
 
 
 @pytest.fixture
@@ -105,6 +111,7 @@ def assert_same(found: Frames, path: Path) -> None:
     assert np.array_equal(found.data_NHWC, expected.data_NHWC)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_every_read_changes_no_picture(s3, proxy, clips, fault):
     file = put(s3, clips["a.ts"], "a.ts")
@@ -113,6 +120,7 @@ def test_a_fault_in_every_read_changes_no_picture(s3, proxy, clips, fault):
     assert len(proxy.reads) >= 8
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("name", KINDS)
 def test_all_faults_one_after_the_other(s3, proxy, clips, name):
     file = put(s3, clips[name], name)
@@ -145,7 +153,7 @@ def test_a_server_that_is_away_for_some_time(s3, proxy, clips):
 
 class TestWhoNeverAnswers:
     @pytest.fixture(autouse=True)
-    def hasty(self, monkeypatch):
+    def impatient(self, monkeypatch):
         monkeypatch.setattr(ranges, "PATIENCE_S", 2.0)
 
     def test_nobody_there(self, s3, proxy, clips):
@@ -157,7 +165,7 @@ class TestWhoNeverAnswers:
             look(file)
 
     @pytest.mark.parametrize("fault", ["stall", "nothing", "busy"])
-    def test_every_answer_breaks(self, s3, proxy, clips, fault):
+    def test_every_answer_breaks(self, s3, proxy, clips, fault, monkeypatch):
         file = put(s3, clips["a.mkv"], "a.mkv")
         put(s3, b"another object that nobody gets", "b.mkv")
         proxy.faults.extend([None, None])
@@ -167,6 +175,7 @@ class TestWhoNeverAnswers:
         ):
             look(file)
         proxy.always = None
+        monkeypatch.setattr(ranges, "PATIENCE_S", 20.0)
         assert_same(look(file), clips["a.mkv"])
 
     @pytest.mark.parametrize("fault", [FAULTS["nothing"], Fault("refusal", code="InternalError", status=500)])

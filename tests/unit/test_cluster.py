@@ -1,11 +1,14 @@
 """A cluster that cannot be joined: the message says why, and what to do."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import grpc
 import pytest
+import ray
 from ray._private.utils import check_version_info, compute_version_info
 
+from jobs import cluster
 from jobs.cluster import ASKS_FOR_TOKEN, check_token, explain_no_connection
 from pipeline.errors import ClusterError
 
@@ -41,6 +44,27 @@ def test_anything_else_is_passed_on():
     said = explain_no_connection("10.0.0.1:6379", ValueError("no such session"))
     assert said.startswith("cannot reach Ray at 10.0.0.1:6379: no such session; check RAY_ADDRESS")
     assert "RAY_AUTH_MODE=token, without which Ray sends none" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "num_failures", "num_tries"), [("local", 2, 3), ("local", 9, 3), ("ray:1", 9, 1)]
+)
+def test_ray_is_started_again_where_a_machine_was_too_busy(
+    monkeypatch, caplog, address, num_failures, num_tries
+):
+    did = []
+
+    def init(**options):
+        did.append(options["address"])
+        if did.count(address) <= num_failures:
+            raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: did.append("shutdown"))
+    with pytest.raises(Exception, match="timed out") if num_failures > num_tries else nullcontext():
+        cluster._init({"address": address})
+    assert did == [address, *["shutdown", address] * (num_tries - 1)]
+    assert len(caplog.records) == num_tries - 1
 
 
 @pytest.fixture

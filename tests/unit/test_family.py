@@ -10,11 +10,12 @@ from jobs.family import kind_of, quarters, run
 from pipeline.errors import JobError
 
 BURN = "import time\nwhile time.process_time() < 1.0: pass\nprint('done')"
+TAIL = "\ntime.sleep(3)"
+"""A child waits for its parent's eyes before it ends: what comes after the last look is not seen."""
 
 
 def test_cpu_time_of_children_counts() -> None:
-    # the child waits for its parent's eyes before it ends: what comes after the last look is not seen
-    child = BURN + "\ntime.sleep(1.5)"
+    child = BURN + TAIL
     command = [sys.executable, "-c", f"import subprocess,sys;subprocess.run([sys.executable,'-c',{child!r}])"]
     said, use = run(command, dict(os.environ))
     assert said == "done\n"
@@ -34,7 +35,7 @@ def test_a_process_whose_title_is_gone_is_still_of_its_kind(monkeypatch: pytest.
         return [] if seen.count(process.pid) > 1 else words
 
     monkeypatch.setattr(psutil.Process, "cmdline", vanishing)
-    child = [sys.executable, "-c", BURN, "pipeline.child"]
+    child = [sys.executable, "-c", BURN + TAIL, "pipeline.child"]
     _, use = run([sys.executable, "-c", f"import subprocess;subprocess.run({child!r})"], dict(os.environ))
     assert set(use.cpu_s_of) == {"driver", "decoder"}
     assert use.cpu_s_of["decoder"] > 0.4

@@ -48,25 +48,47 @@ def test_a_dataset_may_use_the_whole_machine_and_is_watched_as_before(context):
     assert context.custom_execution_callback_classes == [Owner]
 
 
-def test_threads_take_turns_within_the_block_alone():
+def forbidden(*_):
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.fixture
+def policies(monkeypatch, tmp_path):
+    """The policies that this thread was given, the first by the user."""
+    policies = [os.SCHED_OTHER]
+    monkeypatch.setattr(own_machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: policies[-1])
+    monkeypatch.setattr(os, "sched_setscheduler", lambda _, policy, __: policies.append(policy))
+    return policies
+
+
+def test_threads_take_turns_within_the_block_alone(policies):
     with own_machine.in_turn():
-        assert os.sched_getscheduler(0) == os.SCHED_BATCH
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+        assert policies == [os.SCHED_OTHER, os.SCHED_BATCH]
+    assert policies == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER]
 
 
-def test_who_may_not_or_need_not_set_a_policy_goes_on_without(monkeypatch):
-    def forbidden(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
-    with own_machine.in_turn():
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
-    set_to = []
-    monkeypatch.setattr(os, "sched_setscheduler", lambda _, policy, __: set_to.append(policy))
-    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_IDLE)
+@pytest.mark.parametrize("name", ["sched_getscheduler", "sched_setscheduler"])
+def test_where_policies_are_forbidden_it_goes_on_without(policies, monkeypatch, name):
+    monkeypatch.setattr(os, name, forbidden)
     with own_machine.in_turn():
         pass
-    assert not set_to
+    assert policies == [os.SCHED_OTHER]
+
+
+def test_the_users_own_policy_is_kept(policies):
+    policies.append(os.SCHED_IDLE)
+    with own_machine.in_turn():
+        pass
+    assert policies[-1] == os.SCHED_IDLE
+    assert len(policies) == 2
+
+
+def test_no_thread_that_feeds_a_gpu_waits_for_its_turn(policies, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    with own_machine.in_turn():
+        pass
+    assert policies == [os.SCHED_OTHER]
 
 
 def test_parts_come_back_after_an_error():

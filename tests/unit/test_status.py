@@ -149,7 +149,7 @@ def test_a_manifest_may_grow_until_something_is_committed(out):
 def test_footers_of_a_manifest_are_read_at_the_same_time(out, monkeypatch):
     monkeypatch.setattr(ledger, "PART_ROWS", 1)
     begun(out, 4)
-    together, num_rows = threading.Barrier(4, timeout=10), store.num_rows
+    together, num_rows = threading.Barrier(4, timeout=60), store.num_rows
     monkeypatch.setattr(store, "num_rows", lambda uri, lists: together.wait() >= 0 and num_rows(uri, lists))
     assert status.read(out)["stages"][0]["total"] == 4
 
