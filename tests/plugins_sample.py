@@ -96,6 +96,29 @@ ONE_BY_ONE = ScorerEntry(
 )
 
 
+class OnTwoMachines(Brightness):
+    """Score nothing before the cluster has two machines with a GPU."""
+
+    PATIENCE_S = 600
+
+    def embed_frames(self, data_NHWC):
+        import ray
+
+        deadline = time.monotonic() + self.PATIENCE_S
+        while sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) < 2:
+            if time.monotonic() > deadline:
+                msg = "there are no two machines with a GPU"
+                raise TimeoutError(msg)
+            time.sleep(0.5)
+        return super().embed_frames(data_NHWC)
+
+
+ON_TWO_MACHINES = ScorerEntry(
+    describe=lambda _config: ScorerFacts("on two machines", FrameSize(8, 8), uses_gpu=True),
+    make=lambda _config, _device: OnTwoMachines(),
+)
+
+
 def _broken_router(_config, _device):
     def route(_asked):
         msg = "by nought"

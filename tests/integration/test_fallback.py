@@ -26,7 +26,7 @@ SETTINGS = (
     "--query",
     "a car",
     "--score.scorer",
-    "jobs.paced_scorer:PACED",
+    "tests.plugins_sample:ON_TWO_MACHINES",
     "--cluster.on-demand-after-s",
     "4",
     "--score.pool.min-size",
