@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import own_machine
 from jobs.placement import NO_PROGRESS_S
+from jobs.ray_start import TRIES
 from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 CONNECT_S = 10
 """Seconds to wait for a cluster's port to answer."""
-
-START_TRIES = 3
 
 MISMATCH = re.compile(
     r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL
@@ -89,8 +88,11 @@ def connected(*, whole: bool = False) -> Generator[None]:
                 ray.shutdown()  # with the parts that its datasets ran with
 
 
-def _init(options: dict[str, Any], tries: int = START_TRIES) -> None:
-    """Join a cluster; or start Ray, anew where a machine is too busy for the 30 s that Ray gives its processes."""
+def _init(options: dict[str, Any], tries: int = TRIES) -> None:
+    """Join a cluster; or start Ray, anew where a machine is too busy for the 30 s that Ray gives its processes.
+
+    What a failed start has begun idles beside the next one and ends with this process: Ray ends it then.
+    """
     import ray
 
     try:

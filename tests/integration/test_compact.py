@@ -108,7 +108,7 @@ def test_in_a_bucket(s3: Bucket, monkeypatch) -> None:
                 break
             except Killed:
                 pass
-        assert everything(str(out)) == before, f"readers right after the kill at step {step}"
+        assert everything(out) == before, f"readers right after the kill at step {step}"
         ledger.recover(out)
         listed = [entry.uri for entry in store.list_files(store.join(out, "answers"))]
         assert listed == ledger.part_files(out, "answers"), "nothing is half done"
