@@ -1,7 +1,7 @@
 """Plug-ins as somebody else's package would bring them, named by import path; each leaves a mark in the results."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -71,21 +71,30 @@ BRIGHTNESS = ScorerEntry(
 )
 
 
+PATIENCE_S = 600
+"""How long a scorer of these waits; then its windows fail, which its test sees."""
+
+
+def wait_until(has_come: Callable[[], bool], otherwise: str, every_s: float = 0.05) -> None:
+    """Return once it has come; raise TimeoutError with the message if it has not after PATIENCE_S."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not has_come():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        time.sleep(every_s)
+
+
 class OneByOne(Brightness):
     """Score a window once all windows before it are committed in the output folder that `--score.model` names."""
-
-    PATIENCE_S = 600
 
     def __init__(self, out: str):
         self.out, self.num_scored = Path(out), 0
 
     def embed_frames(self, data_NHWC):
-        deadline = time.monotonic() + self.PATIENCE_S
-        while len(list(self.out.glob("_run/*/commits/answers*.json"))) < self.num_scored:
-            if time.monotonic() > deadline:
-                msg = f"{self.num_scored} windows are scored, and not all of them committed"
-                raise TimeoutError(msg)
-            time.sleep(0.05)
+        wait_until(
+            lambda: len(list(self.out.glob("_run/*/commits/answers*.json"))) >= self.num_scored,
+            f"{self.num_scored} windows are scored, and not all of them committed",
+        )
         self.num_scored += 1
         return super().embed_frames(data_NHWC)
 
@@ -96,20 +105,33 @@ ONE_BY_ONE = ScorerEntry(
 )
 
 
+class Held(Brightness):
+    """Score nothing before the file is there that `--score.model` names."""
+
+    def __init__(self, file: str):
+        self.file = Path(file)
+
+    def embed_frames(self, data_NHWC):
+        wait_until(self.file.exists, f"there is no file {self.file}")
+        return super().embed_frames(data_NHWC)
+
+
+HELD = ScorerEntry(
+    describe=lambda _config: ScorerFacts("held", FrameSize(8, 8), uses_gpu=False),
+    make=lambda config, _device: Held(config.model),
+)
+
+
 class OnTwoMachines(Brightness):
     """Score nothing before the cluster has two machines with a GPU."""
-
-    PATIENCE_S = 600
 
     def embed_frames(self, data_NHWC):
         import ray
 
-        deadline = time.monotonic() + self.PATIENCE_S
-        while sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) < 2:
-            if time.monotonic() > deadline:
-                msg = "there are no two machines with a GPU"
-                raise TimeoutError(msg)
-            time.sleep(0.5)
+        def have_come():
+            return sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) >= 2
+
+        wait_until(have_come, "there are no two machines with a GPU", 0.5)
         return super().embed_frames(data_NHWC)
 
 
