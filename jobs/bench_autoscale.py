@@ -37,11 +37,11 @@ MAX_WORKERS = 4
 QUERIES = ("a car", "a rabbit", "a person in a street")
 SETTINGS = (
     "--window.length-s", "2", "--window.sample-fps", "2", "--sink.windows-per-part", "4",
-    "--score.scorer", "jobs.paced_scorer:PACED", "--score.pool.max-size", "2",
+    "--score.pool.max-size", "2",
 )  # fmt: skip
 LOOK_EVERY_S = 0.25
 JOB_S, IDLE_S = 1200.0, 6.0
-GONE_S = 60.0
+GONE_S = 600.0
 """Seconds, beyond the idle time, after which a machine that has not gone counts as staying."""
 
 
@@ -103,13 +103,25 @@ def copy_clips(folder: Path, copies: int) -> Path:
     return folder / "videos"
 
 
-def measure(videos: Path, out: Path, idle_s: float) -> dict[str, Any]:
+def measure(
+    videos: Path, out: Path, idle_s: float, scorer: str = "jobs.paced_scorer:PACED"
+) -> dict[str, Any]:
     """Run the job on a cluster that has no machine; return figures, what was seen, and the job's last line.
 
     Raises:
         JobError: the job failed; what it said.
     """
-    command = [sys.executable, "-m", "jobs", "answer", str(videos), str(out), *SETTINGS]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "answer",
+        str(videos),
+        str(out),
+        *SETTINGS,
+        "--score.scorer",
+        scorer,
+    ]
     command += [word for text in QUERIES for word in ("--query", text)]
     with fake_cluster(NODE_TYPES, MAX_WORKERS, idle_s) as joining:
         started, seen, stop = time.monotonic(), Seen(), threading.Event()

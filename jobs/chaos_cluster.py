@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from jobs.ray_start import end, ray_start
+from jobs.ray_start import end, free_ports, ray_start
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,7 +34,7 @@ class Cluster:
     """A head and some nodes on this machine, each a process group of its own."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
         self.environment = {**os.environ, **environment, **QUIET}
         self._folder = folder
         self._head: subprocess.Popen[bytes] | None = None
@@ -120,9 +119,3 @@ def _has_raylet(node: "subprocess.Popen[bytes]") -> bool:
                 if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
                     return True
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

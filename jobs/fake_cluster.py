@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Generator, Mapping
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs.ray_start import end, ray_start
+from jobs.ray_start import end, free_ports, ray_start
 
 HEAD_ID = "f" * 51 + "00000"
 """What the fake provider takes for the head."""
@@ -50,7 +49,7 @@ def fake_cluster(
     folder = Path(
         tempfile.mkdtemp(prefix="rs", dir="/tmp")
     )  # short: socket paths are limited to 107 characters
-    address = f"{get_node_ip_address()}:{_free_port()}"
+    address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
     file = folder / "cluster.json"
     file.write_text(json.dumps(configuration(node_types, max_workers, idle_s, address, provider)))
     joining = {
@@ -107,12 +106,6 @@ def configuration(
         },
         "auth": {}, "file_mounts": {}, "file_mounts_sync_continuously": False, **{name: [] for name in LISTS},
     }  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("", 0))
-        return int(held.getsockname()[1])
 
 
 def _end(head: "subprocess.Popen[bytes]", folder: str) -> None:

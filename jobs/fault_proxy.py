@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from jobs.ray_start import free_ports
+
 REQUEST = re.compile(rb"^(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP")
 RANGE = re.compile(rb"^range: bytes=(\d+)-(\d+)", re.IGNORECASE | re.MULTILINE)
 LENGTH = re.compile(rb"^content-length: (\d+)", re.IGNORECASE | re.MULTILINE)
@@ -50,7 +52,7 @@ class FaultProxy:
         self._only = only.encode()
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
-        self._port = 0
+        [self._port] = free_ports(1)
         self.reads: list[tuple[int, int]] = []
         """Byte range [start, stop) of each read of an object whose path holds `only`, in order."""
         self.num_heads = 0
@@ -74,7 +76,6 @@ class FaultProxy:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
         listener.listen(64)
-        self._port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 

@@ -5,21 +5,25 @@ end within that time.
 """
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pipeline.errors import ClusterError
 
-TRIES = 3
+TRIES = 5
 START_S = 180.0
 """Of one try: three times what Ray took to give up on slow cores with other work."""
 POLL_S = 0.1
 IS_UP = b"Ray runtime started"
+PORTS = range(20_000, 32_768)
+"""Above those that Ray gives its workers, below those that a system gives to whoever asks for any."""
 
 
 def ray_start(
@@ -68,3 +72,19 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return different ports that nobody listens at, and that nobody who asks for any port is given later."""
+    with ExitStack() as held:
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            listener = held.enter_context(socket.socket())
+            with suppress(OSError):  # somebody listens there
+                listener.bind(("", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    span = f"{PORTS.start} to {PORTS.stop - 1}"
+    msg = f"found {len(found)} free ports from {span}, expected {count}; end what listens there"
+    raise ClusterError(msg)

@@ -60,6 +60,8 @@ def walk(path: str, uri: str, starts: str, *, strict: bool) -> Iterator[FileEntr
         try:
             below = _scan(item, starts, above)
         except OSError as error:
+            if not above and isinstance(error, FileNotFoundError):
+                return  # taken away since it was found
             if strict or not above or error.errno not in OF_ONE_ENTRY:
                 raise
             yield FileEntry(f"{text(uri)}/", 0, "", reason(error))

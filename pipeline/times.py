@@ -17,7 +17,7 @@ def sample_times(start_s: float, end_s: float, sample_fps: float) -> list[float]
     if end_s <= start_s:
         return []
     rate = Fraction(sample_fps).limit_denominator(10_000) or Fraction(sample_fps)
-    first = max(0, math.floor(start_s * sample_fps) - 1)
-    last = math.ceil(end_s * sample_fps) + 1
+    first = max(0, math.floor(start_s * rate) - 1)
+    last = math.ceil(end_s * rate) + 1
     grid_s = (k * rate.denominator / rate.numerator for k in range(first, last + 1))
     return [time_s for time_s in grid_s if start_s <= time_s < end_s] or [start_s]

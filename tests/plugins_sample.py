@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from actors.models import RouterEntry, RouterFacts, ScorerEntry, ScorerFacts
+from jobs.paced_scorer import PER_FRAME_S
 from pipeline import reduce
 from pipeline.config import CompressConfig
 from pipeline.decode import open_pyav
@@ -122,22 +123,39 @@ HELD = ScorerEntry(
 )
 
 
+def has_two_machines() -> bool:
+    """Whether the cluster has two machines with a GPU."""
+    import ray
+
+    return sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) >= 2
+
+
 class OnTwoMachines(Brightness):
     """Score nothing before the cluster has two machines with a GPU."""
 
     def embed_frames(self, data_NHWC):
-        import ray
-
-        def have_come():
-            return sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) >= 2
-
-        wait_until(have_come, "there are no two machines with a GPU", 0.5)
+        wait_until(has_two_machines, "there are no two machines with a GPU", 0.5)
         return super().embed_frames(data_NHWC)
 
 
 ON_TWO_MACHINES = ScorerEntry(
     describe=lambda _config: ScorerFacts("on two machines", FrameSize(8, 8), uses_gpu=True),
     make=lambda _config, _device: OnTwoMachines(),
+)
+
+
+class SlowOnOne(Brightness):
+    """Score as slowly as a large model while the cluster has one machine with a GPU, and at once on two."""
+
+    def embed_frames(self, data_NHWC):
+        if not has_two_machines():
+            time.sleep(PER_FRAME_S * len(data_NHWC))
+        return super().embed_frames(data_NHWC)
+
+
+SLOW_ON_ONE = ScorerEntry(
+    describe=lambda _config: ScorerFacts("slow on one", FrameSize(8, 8), uses_gpu=True),
+    make=lambda _config, _device: SlowOnOne(),
 )
 
 

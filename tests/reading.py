@@ -41,7 +41,7 @@ def look(reader: Reader, window: dict) -> np.ndarray:
 
 def children() -> list[psutil.Process]:
     """The decoding children of this process."""
-    return [process for process in psutil.Process().children(recursive=True) if _decodes(process)]
+    return [process for process in psutil.Process().children() if _decodes(process)]
 
 
 def _decodes(process: psutil.Process) -> bool:

@@ -80,7 +80,7 @@ def reelsift_on_s3(s3_ray_address: str) -> Callable[..., Finished]:
 
 
 def _on(address: str) -> Callable[..., Finished]:
-    def run(*args: object, timeout: float = 900, **environment: str) -> Finished:
+    def run(*args: object, timeout: float = 1800, **environment: str) -> Finished:
         merged = {**os.environ, **QUIET, "RAY_ADDRESS": address, **environment}
         return Finished(run_forked([*map(str, args)], merged, ROOT, timeout))
 

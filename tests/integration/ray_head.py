@@ -1,16 +1,16 @@
 """A Ray head of its own for some tests, killed with all its processes when they end."""
 
+import fcntl
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.ray_start import end, ray_start
+from jobs.ray_start import end, free_ports, ray_start
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
@@ -25,6 +25,8 @@ QUIET = {
 }
 
 
+START = Path(tempfile.gettempdir()) / "reelsift-tests-start-of-a-head"
+"""Locked by the test process that starts one."""
 OF_THE_USER = ("AWS_PROFILE", "AWS_SESSION_TOKEN")
 """Variables of who runs the tests that would go before those of a test's own server."""
 
@@ -44,7 +46,7 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
     Who needs further ports finds them all at once, `port` among them: one that nobody holds is given twice.
     """
     folder = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))  # paths of sockets are limited to 107 characters
-    port = port or free_port()
+    port = port or free_ports(1)[0]
     start = (
         "--head",
         f"--port={port}",
@@ -58,7 +60,11 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
     )
     log = folder.with_suffix(".log")  # stays where the head does not start
     try:
-        head = ray_start(start, merged, log)
+        with START.open(
+            "w"
+        ) as turn:  # two that start at once on two cores may both take longer than Ray allows
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            head = ray_start(start, merged, log)
         try:
             yield Head(f"127.0.0.1:{port}", folder)
         finally:
@@ -68,16 +74,3 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
         log.unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    return free_ports(1)[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ones: each is held until all are found."""
-    with ExitStack() as held:
-        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]

@@ -11,9 +11,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from jobs.ray_start import free_ports
 from pipeline import store
 from tests.integration.needs import lacking
-from tests.integration.ray_head import free_port
 
 SCRIPT = Path(__file__).with_name("ceph.sh")
 PROGRAMS = {"radosgw": "radosgw", "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common"}
@@ -49,12 +49,12 @@ def s3_server() -> Iterator[S3Server]:
     missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
     if missing:
         lacking(f"no S3 server to start: install the Debian packages {' '.join(missing)}")
-    server = S3Server(f"http://127.0.0.1:{free_port()}", uuid.uuid4().hex, uuid.uuid4().hex)
-    port = server.endpoint.rpartition(":")[2]
+    port, monitor_port = map(str, free_ports(2))
+    server = S3Server(f"http://127.0.0.1:{port}", uuid.uuid4().hex, uuid.uuid4().hex)
     folder = tempfile.mkdtemp(prefix="reelsift-s3-")  # short: paths of unix sockets are limited
     try:
         subprocess.run(
-            [SCRIPT, "start", folder, port, str(free_port()), server.access_key, server.secret_key],
+            [SCRIPT, "start", folder, port, monitor_port, server.access_key, server.secret_key],
             check=True,
             timeout=600,
         )

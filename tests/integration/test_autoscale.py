@@ -2,17 +2,22 @@
 
 What stands in for what: a machine is a raylet of its own on this computer, started and ended by Ray's fake provider
 of nodes instead of a cloud. A GPU is a number that a node type claims: a scoring actor reserves one, and its model
-computes on the CPU. The scorer waits a moment for each frame, as if it were a large model, so that work piles up on any
-computer. The autoscaler, its file, the labels, the pools and the job are the real ones.
+computes on the CPU. The scorer waits a moment for each frame, as if it were a large model, until the second machine is
+there: work piles up on any computer. The autoscaler, its file, the labels, the pools and the job are the real ones.
 """
 
 from jobs.bench_autoscale import IDLE_S, NODE_TYPES, copy_clips, measure, passes
+from tests.integration.ray_head import ROOT
 
-COPIES = 3
+COPIES = 9
+"""Some 200 s of work on one machine, which is over soon once there are two."""
 
 
-def test_machines_come_from_zero_and_go_again(tmp_path):
-    result = measure(copy_clips(tmp_path, COPIES), tmp_path / "out", IDLE_S)
+def test_machines_come_from_zero_and_go_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    result = measure(
+        copy_clips(tmp_path, COPIES), tmp_path / "out", IDLE_S, "tests.plugins_sample:SLOW_ON_ONE"
+    )
     figures, seen, job = result["figures"], result["seen"], result["job"]
     print(figures, seen.changes)
     assert seen.changes[0][1] == {}, "the cluster begins without machines"

@@ -27,7 +27,7 @@ STORE_BROKE = 3
 THOROUGH = int(os.environ.get("REELSIFT_CHAOS_RUNS", "0")) >= 30
 NAMES = ("a", "b", "c") if THOROUGH else ("a", "b")
 
-pytestmark = [pytest.mark.needs_ceph, pytest.mark.timeout(3600 if THOROUGH else 1800)]
+pytestmark = [pytest.mark.needs_ceph, pytest.mark.timeout(3600)]
 
 
 def drive(out: str) -> None:

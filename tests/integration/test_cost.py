@@ -1,6 +1,7 @@
 """The bill before and after a real run: counts agree; seconds depend on the machine and are only there."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -57,7 +58,10 @@ def test_the_bill_is_known_before_and_written_after(reelsift, archive, ask, tmp_
 def _counts_agree(before, after):
     expected, real = before["counts"], after["counts"]
     for name in ("windows", "answers", "frames_planned"):
-        assert expected[name] == dict.fromkeys(("low", "mid", "high"), real[name])
+        if before["files"]["probed"] == before["files"]["new"]:
+            assert expected[name] == dict.fromkeys(("low", "mid", "high"), real[name])
+        else:  # a machine too slow to probe all of them within the estimate's time
+            assert expected[name]["low"] <= real[name] <= expected[name]["high"]
     for name in ("frames_seen", "written_bytes", "video_h"):
         assert expected[name]["mid"] == near(real[name]), name
     for stage in ("decode", "score"):
@@ -99,7 +103,8 @@ def _what_is_done_is_not_counted_again(reelsift, archive, ask, out, told):
 
 
 @pytest.mark.needs_ceph
-def test_what_a_bucket_is_asked_for_is_foreseen(s3, clips):
+def test_what_a_bucket_is_asked_for_is_foreseen(s3, clips, monkeypatch):
+    monkeypatch.setattr(estimate, "MOST_S", math.inf)
     source = store.join(s3.uri, "in")
     for path in clips.iterdir():
         store.write_bytes(store.join(source, path.name), path.read_bytes())

@@ -12,12 +12,11 @@ from jobs.demo import collect_clips
 from jobs.fake_cluster import fake_cluster
 from tests.integration.ray_head import ROOT
 
-SIZE = {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 1}
+SIZE = {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 2}
 NODE_TYPES = {
     "gpu": {**SIZE, "labels": {"role": "gpu", "market": "spot"}, "priority": 1},
     "gpu-on-demand": {
         **SIZE,
-        "max_workers": 2,
         "labels": {"role": "gpu", "market": "on-demand"},
         "priority": 0,
     },
@@ -41,7 +40,7 @@ def test_a_job_gets_its_gpus_on_demand_where_spot_is_refused(tmp_path, monkeypat
     collect_clips(tmp_path / "clips")
     clip = min((tmp_path / "clips").glob("*.mp4"), key=lambda path: "broken" in path.name)
     command = [sys.executable, "-m", "jobs", "answer", str(clip), str(tmp_path / "out"), *SETTINGS]
-    with fake_cluster(NODE_TYPES, 3, 30.0, "tests.no_spot.NoSpotProvider") as joining:
+    with fake_cluster(NODE_TYPES, 4, 30.0, "tests.no_spot.NoSpotProvider") as joining:
         job = subprocess.run(
             command,
             env={**os.environ, **joining},

@@ -162,12 +162,12 @@ def test_a_child_ends_with_its_worker(kind, tmp_path):
         import time
         from pathlib import Path
         from tests.reading import look, reader, row
-        look(reader(timeout_s=100), row(Path({str(tmp_path / kind)!r} + ".mp4")))
-        time.sleep(100)
+        look(reader(timeout_s=1000), row(Path({str(tmp_path / kind)!r} + ".mp4")))
+        time.sleep(1000)
     """
     worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (found := [child for child in psutil.Process(worker.pid).children() if is_locked(child)]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -176,5 +176,5 @@ def test_a_child_ends_with_its_worker(kind, tmp_path):
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    gone, alive = psutil.wait_procs(found, timeout=20)
+    gone, alive = psutil.wait_procs(found, timeout=120)
     assert (len(gone), alive) == (1, [])

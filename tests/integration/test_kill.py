@@ -67,7 +67,7 @@ def _kill_and_finish(arguments, address, out, num_before) -> bool:
         time.sleep(0.01)
     time.sleep(random.Random(num_before).uniform(0, 0.5))  # at any moment, not when a part has just come
     victim.send_signal(signal.SIGKILL)
-    victim.communicate(timeout=30)
+    victim.communicate(timeout=300)
     again = start(arguments, address)
     _, err = again.communicate(timeout=900)
     assert again.returncode == 0, err

@@ -88,7 +88,7 @@ def elsewhere(out: str, number: int, **changes) -> lease.Holder:
 def test_two_drivers_on_one_bucket(s3: Bucket, s3_ray_address, start, reelsift, clip, ask):
     out = store.join(s3.uri, "out")
     arguments = ("answer", clip, ask(*QUERIES), out)
-    first = start(*arguments, RAY_ADDRESS=s3_ray_address)
+    first = start(*arguments, RAY_ADDRESS=s3_ray_address, **{lease.VARIABLE: "3000"})
     while lease.read(out) is None and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGSTOP)  # it shall not end before the second has started

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs import metrics
-from tests.integration.ray_head import free_ports, ray_head
+from jobs.ray_start import free_ports
+from tests.integration.ray_head import ray_head
 from tests.unit.test_metrics import OF_RAY
 
 NEVER_HERE = (
@@ -32,7 +33,7 @@ def head():
     """A Ray head with a metrics port that is known: its address, and where to scrape."""
     port, metrics_port = free_ports(2)
     options = (f"--metrics-export-port={metrics_port}", "--labels=role=decode")
-    with ray_head(*options, port=port, RAY_metrics_report_interval_ms="1000") as head:
+    with ray_head(*options, port=port, RAY_metrics_report_interval_ms="5000") as head:
         yield head.address, f"http://127.0.0.1:{metrics_port}/metrics"
 
 

@@ -155,7 +155,7 @@ def test_another_process_of_this_machine_uses_the_header_that_a_probe_kept(hour,
     )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(file)],
-        cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.stdout == "1\n", done.stderr
     assert counted(proxy)[0] == 1

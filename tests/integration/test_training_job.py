@@ -64,7 +64,7 @@ def lessons(tmp_path):
     return folder, path, len(questions)
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_from_questions_to_heads(reelsift, ray_address, lessons, tmp_path):
     videos, questions, num_questions = lessons
     model = tiny_models.build("internvl", tmp_path / "model")

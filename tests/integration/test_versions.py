@@ -36,7 +36,7 @@ def another_version(ray_address):
     def pretend(versions: dict) -> dict:
         command = [sys.executable, "-c", PRETEND, ray_address, json.dumps(versions)]
         said = subprocess.run(
-            command, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=60
+            command, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=900
         )
         assert said.returncode == 0, said.stderr
         return json.loads(said.stdout.strip().splitlines()[-1])

@@ -13,6 +13,7 @@ from jobs.bench_mutate import CHANGES, mutation
 from pipeline.errors import ConfigError
 from tests import videos
 
+FOR_SLOW_MACHINES = ("--timeout-s", "60")
 KINDS = ("h264.mp4", "h264.ts", "fragments.mp4", "vp9.webm", "mpeg4.avi", "open groups.ts")
 
 
@@ -51,7 +52,17 @@ def test_every_change_can_be_made_of_every_file(change, size_bytes, sources):
 def test_some_mutations_are_read_and_nothing_gets_out(good, capsys):
     num_files = 60
     code = bench_mutate.main(
-        ["--folder", str(good), "--files", str(num_files), "--seed", "3", "--memory-mb", "400"]
+        [
+            *FOR_SLOW_MACHINES,
+            "--folder",
+            str(good),
+            "--files",
+            str(num_files),
+            "--seed",
+            "3",
+            "--memory-mb",
+            "400",
+        ]
     )
     out, err = capsys.readouterr()
     document = json.loads(out.splitlines()[-1])
@@ -67,7 +78,7 @@ def test_some_mutations_are_read_and_nothing_gets_out(good, capsys):
 
 
 def test_one_mutation_can_be_repeated(good, capsys, sources):
-    assert bench_mutate.main(["--folder", str(good), "--seed", "3", "--one", "11"]) == 0
+    assert bench_mutate.main([*FOR_SLOW_MACHINES, "--folder", str(good), "--seed", "3", "--one", "11"]) == 0
     out, err = capsys.readouterr()
     kept = Path(err.rpartition("kept as ")[2].strip())
     try:
@@ -85,7 +96,7 @@ def test_what_comes_out_is_told(good, capsys, monkeypatch):
         raise RuntimeError(msg)
 
     monkeypatch.setattr("pipeline.stages.probe", fail)
-    assert bench_mutate.main(["--folder", str(good), "--one", "0"]) == 1
+    assert bench_mutate.main([*FOR_SLOW_MACHINES, "--folder", str(good), "--one", "0"]) == 1
     out, err = capsys.readouterr()
     Path(err.rpartition("kept as ")[2].strip()).unlink()
     found = json.loads(out.splitlines()[-1])["one"]

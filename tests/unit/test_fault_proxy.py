@@ -43,7 +43,7 @@ def put(connection, body):
 
 
 def connect(proxy):
-    return http.client.HTTPConnection(proxy.address.removeprefix("http://"), timeout=10)
+    return http.client.HTTPConnection(proxy.address.removeprefix("http://"), timeout=60)
 
 
 @pytest.mark.parametrize(("fault", "heard"), [(Fault("lost"), []), (Fault("reset", after_bytes=0), [b"a"])])

@@ -294,7 +294,7 @@ def test_what_is_no_video_is_said_by_the_probe(tmp_path):
 def run(code: str) -> str:
     """Run code in a process of its own; return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

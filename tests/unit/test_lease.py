@@ -217,7 +217,6 @@ def test_a_claim_that_cannot_be_read_is_watched(out, monkeypatch):
         assert files(out) == ["00000008.json"]
 
 
-@pytest.mark.usefixtures("short")
 def test_a_holder_that_was_silent_too_long_and_was_taken_over_stops(out):
     with lease.held(out, "first") as held:
         write(out, 2, host="elsewhere", pid=4711)

@@ -1,6 +1,7 @@
 """A head that Ray gave up on is started again; a shell script stands in for `ray`."""
 
 import os
+import socket
 
 import pytest
 
@@ -42,19 +43,31 @@ def test_it_is_up_when_ray_says_so_whatever_went_wrong_before(says, tmp_path):
 def test_what_ray_said_last_is_told_when_it_never_comes_up(says, tmp_path):
     says(GIVES_UP)
     with pytest.raises(
-        ClusterError, match=r"start --head` does not come up, tried 3 times; it said: (.|\n)*timed out"
+        ClusterError, match=r"start --head` does not come up, tried 5 times; it said: (.|\n)*timed out"
     ):
         ray_start.ray_start(["--head"], dict(os.environ), tmp_path / "log")
 
 
+def test_a_port_that_somebody_holds_is_not_free():
+    ports = ray_start.free_ports(3)
+    assert len({*ports}) == 3
+    assert {*ports} <= {*ray_start.PORTS}
+    with socket.socket() as held, pytest.MonkeyPatch.context() as patch:
+        held.bind(("", ports[0]))
+        patch.setattr(ray_start, "PORTS", range(ports[0], ports[0] + 1))
+        with pytest.raises(ClusterError, match=r"found 0 free ports from .*, expected 1"):
+            ray_start.free_ports(1)
+
+
 def test_who_says_nothing_is_ended_and_tried_again(says, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_start, "START_S", 2.0)
+    monkeypatch.setattr(ray_start, "START_S", 5.0)
+    monkeypatch.setattr(ray_start, "TRIES", 2)
     pids = tmp_path / "pids"
     says(f"echo $$ >> {pids}; exec sleep 60")
-    with pytest.raises(ClusterError, match="tried 3 times"):
+    with pytest.raises(ClusterError, match="tried 2 times"):
         ray_start.ray_start([], dict(os.environ), tmp_path / "log")
     started = [int(pid) for pid in pids.read_text().split()]
-    assert len(started) == 3
+    assert len(started) == 2
     for pid in started:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

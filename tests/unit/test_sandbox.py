@@ -63,7 +63,7 @@ def run(body, *, imports="", fds=(), memory_bytes=8 * GIB, locked=True, code=0):
         env={"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PATH": os.defpath},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
         pass_fds=fds,
     )
     assert done.returncode == code, done.stderr

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import store
+from pipeline import folders, store
 from pipeline.errors import ConfigError, StoreError
 
 
@@ -186,6 +186,24 @@ def test_what_is_missing_or_in_the_way_is_named(tmp_path: Path) -> None:
             StoreError, match=rf"cannot write .*/no{below}: /.*/no is a file, expected a folder; give"
         ):
             store.write_bytes(missing + below, b"")
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = folders._scan
+
+    def late(folder: str, *args: Any) -> Any:
+        Path(folder).rmdir()
+        return scan(folder, *args)
+
+    monkeypatch.setattr(folders, "_scan", late)
+    going = tmp_path / "going"
+    going.mkdir()
+    assert list(store.list_files(str(going), missing_ok=True)) == []
+    going.mkdir()
+    with pytest.raises(StoreError, match=r"cannot list .*/going: no such file or folder"):
+        list(store.list_files(str(going)))
 
 
 def test_names_below_are_those_of_files_and_folders_there(tmp_path: Path) -> None:

@@ -17,6 +17,11 @@ def test_times_lie_on_the_grid_of_the_whole_video(start_s, end_s, sample_fps, ex
     assert sample_times(start_s, end_s, sample_fps) == expected
 
 
+def test_a_rate_beside_a_whole_number_is_looked_at_as_often_late_in_a_long_video():
+    times_s = sample_times(1e5, 1e5 + 1, 59.99996)
+    assert times_s == [1e5 + k / 60 for k in range(60)]
+
+
 def test_a_window_between_two_grid_times_is_looked_at_once():
     assert sample_times(10.2, 10.4, 1.0) == [10.2]
 
