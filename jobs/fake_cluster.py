@@ -20,9 +20,13 @@ from jobs.ray_start import end, free_ports, ray_start
 
 HEAD_ID = "f" * 51 + "00000"
 """What the fake provider takes for the head."""
+ROOT = str(Path(__file__).parents[1])
 HEAD_TYPE = "ray.head.default"
-PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+PROVIDER = "jobs.fake_machines.FakeMachines"
 STORE_BYTES = 200 << 20
+MEMORY_BYTES = 2 << 30
+"""That a type is said to have, as a cloud's provider says it: Ray Data asks for memory with every task once it has seen
+what one puts out, and a type without any is never asked for again."""
 LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands",
          "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
          "worker_start_ray_commands")  # fmt: skip
@@ -60,7 +64,7 @@ def fake_cluster(
     environment |= {
         **joining, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_TMPDIR": str(folder),
-        "RAY_worker_niceness": "0",
+        "RAY_worker_niceness": "0", "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH")))),
         "RAY_num_workers_soft_limit": "8",  # machines of two CPUs and tasks of several kinds: no Python started anew
     }  # fmt: skip
     environment.pop("RAY_ADDRESS")
@@ -91,7 +95,7 @@ def configuration(
     head = {"resources": {"CPU": 0, "GPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
     types = {
         name: {"node_config": {}, "min_workers": 0, **node}
-        | {"resources": {**node["resources"], "object_store_memory": STORE_BYTES}}
+        | {"resources": {**node["resources"], "memory": MEMORY_BYTES, "object_store_memory": STORE_BYTES}}
         for name, node in node_types.items()
     }
     return {

@@ -1,9 +1,9 @@
 """A provider of fake machines whose cloud has no spot capacity: what `ray start` of a fake cluster's head loads."""
 
-from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
+from jobs.fake_machines import FakeMachines
 
 
-class NoSpotProvider(FakeMultiNodeProvider):
+class NoSpotProvider(FakeMachines):
     """Raises, as AWS's provider does when every zone has refused, for each machine labelled `market: spot`."""
 
     def create_node_with_resources_and_labels(self, node_config, tags, count, resources, labels):
