@@ -40,7 +40,7 @@ SETTINGS = (
     "--score.pool.max-size", "2",
 )  # fmt: skip
 LOOK_EVERY_S = 0.25
-JOB_S, IDLE_S = 1200.0, 6.0
+JOB_S, IDLE_S = 2700.0, 6.0
 GONE_S = 600.0
 """Seconds, beyond the idle time, after which a machine that has not gone counts as staying."""
 

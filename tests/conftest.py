@@ -1,6 +1,24 @@
-"""What concerns every test: a run that is cut short has said what failed so far."""
+"""What concerns every test: a run that is cut short has said what failed so far, and how properties are searched.
+
+Without a clock, because the machine may be busy with other work, and the same cases every time, so that a commit passes
+or does not; REELSIFT_SEARCH=1 looks for new ones.
+"""
+
+import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# more threads of torch only wait for each other over arrays as small as those of the properties
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile(
+    "reelsift",
+    deadline=None,
+    derandomize=os.environ.get("REELSIFT_SEARCH") != "1",
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("reelsift")
 
 LAST_CHARS = 3000
 """Of a failure, as much is shown at once; all of it stands at the end."""

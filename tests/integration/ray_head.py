@@ -25,7 +25,7 @@ QUIET = {
 }
 
 
-START = Path(tempfile.gettempdir()) / "reelsift-tests-start-of-a-head"
+START = Path(tempfile.gettempdir()) / f"reelsift-tests-start-of-a-head-{os.getuid()}"
 """Locked by the test process that starts one."""
 OF_THE_USER = ("AWS_PROFILE", "AWS_SESSION_TOKEN")
 """Variables of who runs the tests that would go before those of a test's own server."""
@@ -60,9 +60,8 @@ def ray_head(*options: str, port: int = 0, **environment: str) -> Iterator[Head]
     )
     log = folder.with_suffix(".log")  # stays where the head does not start
     try:
-        with START.open(
-            "w"
-        ) as turn:  # two that start at once on two cores may both take longer than Ray allows
+        # two that start at once on two cores may both take longer than Ray allows
+        with START.open("w") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
             head = ray_start(start, merged, log)
         try:

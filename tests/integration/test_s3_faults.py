@@ -80,6 +80,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long where the line stalls on purpose."""
     monkeypatch.setattr(ranges, "STALL_S", 0.5)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 60.0)
 
 
 @pytest.fixture
@@ -138,6 +139,8 @@ def test_all_faults_one_after_the_other(s3, proxy, clips, name):
 
 
 def test_all_faults_in_one_small_object(s3, proxy, clips, monkeypatch):
+    monkeypatch.setattr(ranges, "STALL_S", 15.0)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 90.0)
     monkeypatch.setattr(origin, "WHOLE_BYTES", 10**7)
     file = put(s3, clips["a.mp4"])
     proxy.faults.extend(FAULTS.values())

@@ -44,4 +44,5 @@ def test_the_autoscaler_is_told_what_a_cluster_file_says():
     node = told["available_node_types"]["gpu"]
     assert (node["max_workers"], node["min_workers"], node["labels"]) == (2, 0, {"role": "gpu"})
     assert node["resources"]["GPU"] == 1
+    assert node["resources"]["memory"] > 2**30, "a task asks for some, and is for no type that has none"
     assert told["available_node_types"][told["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}

@@ -47,7 +47,7 @@ def test_anything_else_is_passed_on():
 
 
 @pytest.mark.parametrize(
-    ("address", "num_failures", "num_tries"), [("local", 2, 3), ("local", 9, 3), ("ray:1", 9, 1)]
+    ("address", "num_failures", "num_tries"), [("local", 2, 3), ("local", 9, 5), ("ray:1", 9, 1)]
 )
 def test_ray_is_started_again_where_a_machine_was_too_busy(
     monkeypatch, caplog, address, num_failures, num_tries

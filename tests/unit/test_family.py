@@ -29,6 +29,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
             seen.touch()
 
     monkeypatch.setattr(family, "_look", looking)
+    monkeypatch.setattr(family, "WEIGH_EVERY_S", 0.0)
     return f"{BURN}\nimport os\nwhile not os.path.exists({str(seen)!r}): time.sleep(0.05)"
 
 

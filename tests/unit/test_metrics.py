@@ -40,6 +40,22 @@ def test_every_counter_of_the_table_is_one_that_parts_have():
     assert [counter for counter in named - {*rows.COST} if f'"{counter}"' not in source] == []
 
 
+def test_every_counter_counts_what_its_name_says():
+    seconds = metrics.COUNTERS["reelsift_stage_seconds"].counters
+    others = {
+        name: [*spec.counters] for name, spec in metrics.COUNTERS.items() if spec.counters is not seconds
+    }
+    assert others == {
+        "reelsift_videos": ["videos"], "reelsift_windows": ["windows"], "reelsift_answers": ["answers"],
+        "reelsift_verdicts": ["verdicts"], "reelsift_frames": ["frames_seen"],
+        "reelsift_tokens_dense": ["tokens_dense"], "reelsift_tokens_used": ["tokens_used"],
+        "reelsift_tokens_prefilled": ["prefill_tokens"], "reelsift_tokens_generated": ["decode_steps"],
+        "reelsift_read_bytes": ["read_bytes"], "reelsift_commits": [], "reelsift_failures": [],
+    }  # fmt: skip
+    renamed = {"decode_s": "sample", "evidence_s": "fetch"}
+    assert seconds == {name: renamed.get(name, name.removesuffix("_s")) for name in seconds}
+
+
 def test_what_a_model_reads_and_says_and_frames_that_are_read_again_are_counted():
     counters = {"prefill_tokens": 700, "decode_steps": 9, "recall_s": 0.5}
     assert [added for added in metrics.increments(counters) if added[0] != "reelsift_commits"] == [

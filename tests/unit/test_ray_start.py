@@ -60,7 +60,7 @@ def test_a_port_that_somebody_holds_is_not_free():
 
 
 def test_who_says_nothing_is_ended_and_tried_again(says, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_start, "START_S", 5.0)
+    monkeypatch.setattr(ray_start, "START_S", 20.0)
     monkeypatch.setattr(ray_start, "TRIES", 2)
     pids = tmp_path / "pids"
     says(f"echo $$ >> {pids}; exec sleep 60")
