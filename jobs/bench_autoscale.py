@@ -111,17 +111,8 @@ def measure(
     Raises:
         JobError: the job failed; what it said.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "jobs",
-        "answer",
-        str(videos),
-        str(out),
-        *SETTINGS,
-        "--score.scorer",
-        scorer,
-    ]
+    command = [sys.executable, "-m", "jobs", "answer", str(videos), str(out), *SETTINGS]
+    command += ["--score.scorer", scorer]
     command += [word for text in QUERIES for word in ("--query", text)]
     with fake_cluster(NODE_TYPES, MAX_WORKERS, idle_s) as joining:
         started, seen, stop = time.monotonic(), Seen(), threading.Event()

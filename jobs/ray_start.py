@@ -23,7 +23,7 @@ START_S = 180.0
 POLL_S = 0.1
 IS_UP = b"Ray runtime started"
 PORTS = range(20_000, 32_768)
-"""Above those that Ray gives its workers, below those that a system gives to whoever asks for any."""
+"""Above those that Ray gives its workers, below those that Linux, as it comes, gives to whoever asks for any."""
 
 
 def ray_start(

@@ -51,19 +51,8 @@ def test_every_change_can_be_made_of_every_file(change, size_bytes, sources):
 
 def test_some_mutations_are_read_and_nothing_gets_out(good, capsys):
     num_files = 60
-    code = bench_mutate.main(
-        [
-            *FOR_SLOW_MACHINES,
-            "--folder",
-            str(good),
-            "--files",
-            str(num_files),
-            "--seed",
-            "3",
-            "--memory-mb",
-            "400",
-        ]
-    )
+    words = ["--folder", str(good), "--files", str(num_files), "--seed", "3", "--memory-mb", "400"]
+    code = bench_mutate.main([*FOR_SLOW_MACHINES, *words])
     out, err = capsys.readouterr()
     document = json.loads(out.splitlines()[-1])
     figures = Counter(document["figures"])
